@@ -1,0 +1,50 @@
+//! Errors at the edges of the library: devices, files, user input. Shape mistakes inside it panic where they are made.
+
+use std::path::Path;
+
+/// What the library's fallible functions return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Every message is one sentence that says what was wrong, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An argument or a combination of arguments that cannot be used. Programs exit with code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// A file or folder that could not be read or written.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done, with the path.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A data set that is not what it should be.
+    #[error("{0}")]
+    Data(String),
+    /// A checkpoint that cannot be used.
+    #[error("{0}")]
+    Checkpoint(String),
+    /// A device that is not there or cannot be used.
+    #[error("{0}")]
+    Device(String),
+    /// A download that failed.
+    #[error("{0}")]
+    Download(String),
+    /// A value that is not finite appeared during training.
+    #[error("{0}")]
+    NotFinite(String),
+}
+
+impl Error {
+    /// An I/O error with the action and the path in front: `cannot read /x/y: permission denied`.
+    pub fn io(action: &str, path: &Path, source: std::io::Error) -> Self {
+        Error::Io { what: format!("cannot {action} {}", path.display()), source }
+    }
+
+    /// The exit code of a program that ends with this error: 2 for usage, 1 for everything else.
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, Error::Usage(_)) { 2 } else { 1 }
+    }
+}
