@@ -1,7 +1,23 @@
 //! Drawing out of Distribution (DooD): a model that learns, without labels, to draw.
 #![warn(missing_docs)]
 
+mod cpu;
+mod device;
 pub mod error;
 pub mod files;
+pub mod gradcheck;
+mod matmul;
+pub mod ops;
+pub mod optim;
+mod params;
+pub mod profile;
+mod real;
+pub mod rng;
+mod tape;
+mod tensor;
 
+pub use device::{DType, Device};
 pub use error::{Error, Result};
+pub use params::{Grads, ParamId, Params, ParamsBuilder, Spec};
+pub use tape::{NodeGrads, Slot, Tape, Var};
+pub use tensor::Tensor;

@@ -1,0 +1,168 @@
+//! Joining and cutting: columns side by side, rows, another shape.
+
+use super::Op;
+use crate::{Device, Tensor, Var, device::on_device, tape::Slot};
+
+/// Columns side by side: x_i `[N, D_i]` (or `[N]`) → `[N, ΣD_i]`.
+struct Concat;
+
+fn width(x: &Tensor) -> usize {
+    x.shape()[1..].iter().product()
+}
+
+impl Op for Concat {
+    fn name(&self) -> &'static str {
+        "concat"
+    }
+
+    fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor> {
+        let n = x[0].shape()[0];
+        let total: usize = x.iter().map(width).sum();
+        let mut y = Tensor::empty(cx, &[n, total]);
+        on_device!(cx, T => {
+            let out = y.slice_mut::<T>();
+            let mut at = 0;
+            for x in x {
+                assert_eq!(x.shape()[0], n, "concat: the numbers of rows differ");
+                let w = width(x);
+                for (row, x) in out.chunks_mut(total).zip(x.slice::<T>().chunks(w)) {
+                    row[at..at + w].copy_from_slice(x);
+                }
+                at += w;
+            }
+        });
+        vec![y]
+    }
+
+    fn backward(&self, cx: &Device, x: &[Tensor], y: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
+        let total = y[0].shape()[1];
+        on_device!(cx, T => {
+            let mut at = 0;
+            for (slot, x) in dx.iter_mut().zip(x) {
+                let w = width(x);
+                if let Some(slot) = slot {
+                    for (dx, dy) in slot.add::<T>().chunks_mut(w).zip(dy.slice::<T>().chunks(total)) {
+                        dx.iter_mut().zip(&dy[at..at + w]).for_each(|(dx, &dy)| *dx += dy);
+                    }
+                }
+                at += w;
+            }
+        });
+    }
+}
+
+/// A window: rows `from..from+count`, columns `first..first+width` of `[N, …]` seen as `[N, D]`.
+struct Window {
+    from: usize,
+    first: usize,
+    width: usize,
+    shape: Vec<usize>,
+}
+
+impl Op for Window {
+    fn name(&self) -> &'static str {
+        "window"
+    }
+
+    fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor> {
+        let total = width(&x[0]);
+        if self.first == 0 && self.width == total {
+            return vec![x[0].rows(self.from, self.shape[0]).reshape(&self.shape)];
+        }
+        let mut y = Tensor::empty(cx, &self.shape);
+        on_device!(cx, T => {
+            let rows = x[0].slice::<T>().chunks(total).skip(self.from);
+            for (y, x) in y.slice_mut::<T>().chunks_mut(self.width).zip(rows) {
+                y.copy_from_slice(&x[self.first..self.first + self.width]);
+            }
+        });
+        vec![y]
+    }
+
+    fn backward(&self, cx: &Device, x: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
+        let Some(slot) = &mut dx[0] else { return };
+        let total = width(&x[0]);
+        on_device!(cx, T => {
+            let rows = slot.add::<T>().chunks_mut(total).skip(self.from);
+            for (dx, dy) in rows.zip(dy.slice::<T>().chunks(self.width)) {
+                dx[self.first..self.first + self.width].iter_mut().zip(dy).for_each(|(dx, &dy)| *dx += dy);
+            }
+        });
+    }
+}
+
+/// The same elements in the same order under another shape.
+struct Reshape(Vec<usize>);
+
+impl Op for Reshape {
+    fn name(&self) -> &'static str {
+        "reshape"
+    }
+
+    fn forward(&self, _: &Device, x: &[Tensor]) -> Vec<Tensor> {
+        vec![x[0].reshape(&self.0)]
+    }
+
+    fn backward(&self, cx: &Device, _: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
+        let Some(slot) = &mut dx[0] else { return };
+        on_device!(cx, T => {
+            let dy = dy.slice::<T>();
+            super::elementwise::add_map(slot, #[inline(always)] |i| dy[i]);
+        });
+    }
+}
+
+/// Columns side by side: `[N, D_i]` each (or `[N]`, one column) → `[N, ΣD_i]`. Further dimensions count as columns.
+#[track_caller]
+pub fn concat<'t>(parts: &[Var<'t>]) -> Var<'t> {
+    parts[0].tape().apply(Concat, parts)
+}
+
+impl<'t> Var<'t> {
+    /// Rows `from..from + count` of the first dimension.
+    #[track_caller]
+    pub fn rows(self, from: usize, count: usize) -> Var<'t> {
+        let mut shape = self.shape();
+        assert!(from + count <= shape[0], "rows {from}..{} of shape {shape:?}", from + count);
+        shape[0] = count;
+        let width = shape[1..].iter().product();
+        self.tape().apply(Window { from, first: 0, width, shape }, &[self])
+    }
+
+    /// Columns `first..first + width` of `[N, D]` → `[N, width]`.
+    #[track_caller]
+    pub fn columns(self, first: usize, width: usize) -> Var<'t> {
+        let shape = self.shape();
+        assert!(shape.len() == 2 && first + width <= shape[1], "columns {first}..{} of {shape:?}", first + width);
+        self.tape().apply(Window { from: 0, first, width, shape: vec![shape[0], width] }, &[self])
+    }
+
+    /// Column `i` of `[N, D]` → `[N]`.
+    #[track_caller]
+    pub fn column(self, i: usize) -> Var<'t> {
+        let n = self.shape()[0];
+        self.columns(i, 1).reshape(&[n])
+    }
+
+    /// The same elements under another shape.
+    #[track_caller]
+    pub fn reshape(self, shape: &[usize]) -> Var<'t> {
+        self.tape().apply(Reshape(shape.to_vec()), &[self])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::concat;
+    use crate::gradcheck::gradcheck;
+
+    #[test]
+    fn joining_and_cutting_have_the_right_gradients() {
+        assert!(gradcheck(&[&[3, 4], &[3], &[3, 2, 2]], |_, x| concat(x)) < 1e-8);
+        assert!(gradcheck(&[&[5, 4]], |_, x| x[0].rows(1, 3)) < 1e-8);
+        assert!(gradcheck(&[&[5, 4]], |_, x| x[0].columns(1, 2)) < 1e-8);
+        assert!(gradcheck(&[&[5, 4]], |_, x| x[0].column(3)) < 1e-8);
+        assert!(gradcheck(&[&[5, 4]], |_, x| x[0].reshape(&[2, 10])) < 1e-8);
+        assert!(gradcheck(&[&[6, 4]], |_, x| x[0].rows(0, 3) * x[0].rows(2, 3)) < 1e-8);
+    }
+}

@@ -1,0 +1,71 @@
+//! Time per op. Set `DOOD_PROFILE=1` and call [`report`] at the end.
+
+use crate::ops::Cost;
+use std::{
+    collections::BTreeMap,
+    sync::{LazyLock, Mutex},
+    time::{Duration, Instant},
+};
+
+static ON: LazyLock<bool> = LazyLock::new(|| std::env::var_os("DOOD_PROFILE").is_some_and(|v| v != "0"));
+static LINES: Mutex<BTreeMap<(&'static str, Phase), Line>> = Mutex::new(BTreeMap::new());
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Forward,
+    Backward,
+}
+
+#[derive(Default)]
+struct Line {
+    calls: u64,
+    time: Duration,
+    flops: f64,
+    bytes: f64,
+}
+
+/// A running clock, or nothing when profiling is off.
+pub(crate) struct Timer(Option<Instant>);
+
+pub(crate) fn start() -> Timer {
+    Timer(ON.then(Instant::now))
+}
+
+impl Timer {
+    pub(crate) fn stop(self, name: &'static str, phase: Phase, cost: impl FnOnce() -> Cost) {
+        let Some(began) = self.0 else { return };
+        let (time, cost) = (began.elapsed(), cost());
+        // A backward pass does about twice the work of its forward pass: one product per operand.
+        let times = if phase == Phase::Backward { 2.0 } else { 1.0 };
+        let mut lines = LINES.lock().unwrap();
+        let line = lines.entry((name, phase)).or_default();
+        line.calls += 1;
+        line.time += time;
+        line.flops += times * cost.flops;
+        line.bytes += times * cost.bytes;
+    }
+}
+
+/// The table of all ops so far, slowest first; `None` when profiling is off.
+pub fn report() -> Option<String> {
+    ON.then(|| {
+        let lines = LINES.lock().unwrap();
+        let mut rows: Vec<_> = lines.iter().collect();
+        rows.sort_by_key(|(_, line)| std::cmp::Reverse(line.time));
+        let total: f64 = rows.iter().map(|(_, l)| l.time.as_secs_f64()).sum();
+        let mut text = format!("{:24} {:>9} {:>10} {:>6} {:>9} {:>8}\n", "op", "calls", "ms", "%", "GFLOP/s", "GB/s");
+        for ((name, phase), line) in rows {
+            let seconds = line.time.as_secs_f64();
+            text += &format!(
+                "{:24} {:>9} {:>10.1} {:>6.1} {:>9.1} {:>8.1}\n",
+                format!("{name} {}", if *phase == Phase::Forward { "→" } else { "←" }),
+                line.calls,
+                1e3 * seconds,
+                100.0 * seconds / total,
+                line.flops / seconds / 1e9,
+                line.bytes / seconds / 1e9,
+            );
+        }
+        text
+    })
+}

@@ -1,0 +1,301 @@
+//! The tape: one step's op applications in the order they ran. Backward walks it in reverse.
+//! No graph search, no hash maps, no reference cycles, so the order (and every bit) is reproducible.
+
+use crate::{Device, Grads, ParamId, Params, Tensor, ops::Op, profile, real::Real};
+use std::cell::RefCell;
+
+/// One training or evaluation step. Dropping it frees every activation.
+pub struct Tape<'p> {
+    device: Device,
+    params: Option<&'p Params>,
+    record: bool,
+    nodes: RefCell<Vec<Node>>,
+    param_vars: RefCell<Vec<Option<u32>>>,
+}
+
+struct Node {
+    /// `None` for a leaf, or where no gradient can be asked for.
+    op: Option<Box<dyn Op>>,
+    name: &'static str,
+    inputs: Vec<u32>,
+    /// `[0]` is the result, the rest is what the op saved for its backward.
+    y: Vec<Tensor>,
+    param: Option<ParamId>,
+    wants_grad: bool,
+    watched: bool,
+}
+
+/// A recorded value. `Copy`, and unable to outlive its tape.
+#[derive(Clone, Copy)]
+pub struct Var<'t> {
+    tape: &'t Tape<'t>,
+    id: u32,
+}
+
+/// Gradients of inputs and watched values, as found by [`Tape::backward`].
+pub struct NodeGrads(Vec<Option<Tensor>>);
+
+impl NodeGrads {
+    /// d loss / d `var`; zeros where the loss does not depend on it. `var` must be an input or watched.
+    pub fn of(&self, var: Var) -> Tensor {
+        let value = var.value();
+        self.0[var.id as usize].clone().unwrap_or_else(|| Tensor::zeros(value.device(), value.shape()))
+    }
+}
+
+impl<'p> Tape<'p> {
+    /// Records for a backward pass; parameters come from `params`.
+    pub fn new(params: &'p Params) -> Self {
+        Self::build(params.device(), Some(params), true)
+    }
+
+    /// Forward only: nothing is saved for a backward pass.
+    pub fn eval(params: &'p Params) -> Self {
+        Self::build(params.device(), Some(params), false)
+    }
+
+    /// Records functions of inputs alone.
+    pub fn without_params(device: &Device) -> Self {
+        Self::build(device, None, true)
+    }
+
+    fn build(device: &Device, params: Option<&'p Params>, record: bool) -> Self {
+        let count = params.map_or(0, |p| p.len());
+        Tape { device: device.clone(), params, record, nodes: RefCell::default(), param_vars: vec![None; count].into() }
+    }
+
+    /// The device that every value of this tape lives on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The number of recorded values.
+    pub fn len(&self) -> usize {
+        self.nodes.borrow().len()
+    }
+
+    /// Whether nothing is recorded yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn push(&'p self, node: Node) -> Var<'p> {
+        let mut nodes = self.nodes.borrow_mut();
+        nodes.push(node);
+        Var { tape: self, id: (nodes.len() - 1) as u32 }
+    }
+
+    #[track_caller]
+    fn leaf(&'p self, name: &'static str, value: Tensor, param: Option<ParamId>, wants_grad: bool) -> Var<'p> {
+        assert!(value.device() == &self.device, "{name}: the tensor lives on another device than the tape");
+        self.push(Node {
+            op: None,
+            name,
+            inputs: vec![],
+            y: vec![value],
+            param,
+            wants_grad: wants_grad && self.record,
+            watched: false,
+        })
+    }
+
+    /// A value that needs no gradient: a batch of images, noise.
+    #[track_caller]
+    pub fn constant(&'p self, value: Tensor) -> Var<'p> {
+        self.leaf("constant", value, None, false)
+    }
+
+    /// A value whose gradient [`Tape::backward`] returns.
+    #[track_caller]
+    pub fn input(&'p self, value: Tensor) -> Var<'p> {
+        self.leaf("input", value, None, true)
+    }
+
+    /// A parameter; the same `Var` each time it is asked for.
+    pub fn param(&'p self, id: ParamId) -> Var<'p> {
+        if let Some(id) = self.param_vars.borrow()[id.index()] {
+            return Var { tape: self, id };
+        }
+        let value = self.params.expect("a tape without parameters was asked for one").get(id);
+        let var = self.leaf("parameter", value, Some(id), true);
+        self.param_vars.borrow_mut()[id.index()] = Some(var.id);
+        var
+    }
+
+    /// Applies `op` and records it.
+    #[track_caller]
+    pub fn apply(&'p self, op: impl Op, inputs: &[Var<'p>]) -> Var<'p> {
+        let (x, wants_grad) = {
+            let nodes = self.nodes.borrow();
+            let x: Vec<Tensor> = inputs.iter().map(|v| nodes[v.id as usize].y[0].clone()).collect();
+            (x, self.record && inputs.iter().any(|v| nodes[v.id as usize].wants_grad))
+        };
+        let timer = profile::start();
+        let mut y = op.forward(&self.device, &x);
+        timer.stop(op.name(), profile::Phase::Forward, || op.cost(&x, &y[0]));
+        if !wants_grad {
+            y.truncate(1);
+        }
+        self.push(Node {
+            name: op.name(),
+            op: if wants_grad { Some(Box::new(op)) } else { None },
+            inputs: inputs.iter().map(|v| v.id).collect(),
+            y,
+            param: None,
+            wants_grad,
+            watched: false,
+        })
+    }
+
+    /// Adds d `loss` / d parameters to `grads`, and returns the gradients of inputs and watched values.
+    ///
+    /// `loss` has one element.
+    #[track_caller]
+    pub fn backward(&self, loss: Var, grads: &mut Grads) -> NodeGrads {
+        let nodes = self.nodes.borrow();
+        assert_eq!(nodes[loss.id as usize].y[0].len(), 1, "backward of a value that is not a scalar");
+        let mut windows = grads.split();
+        let mut sums: Vec<Option<Slot>> = (0..nodes.len()).map(|_| None).collect();
+        let mut kept: Vec<Option<Tensor>> = vec![None; nodes.len()];
+        sums[loss.id as usize] = Some(Slot::owned(Tensor::full(&self.device, &[1], 1.0)));
+        for (i, node) in nodes.iter().enumerate().rev() {
+            let Some(op) = &node.op else { continue };
+            let Some(dy) = sums[i].take() else { continue }; // the loss does not depend on it
+            let dy = dy.into_tensor();
+            if node.watched {
+                kept[i] = Some(dy.clone());
+            }
+            let x: Vec<Tensor> = node.inputs.iter().map(|&j| nodes[j as usize].y[0].clone()).collect();
+            // Each input's sum is lent to the op. An input that appears twice gets a fresh one the second time, and the two are
+            // added when they come back.
+            let mut dx: Vec<Option<Slot>> = Vec::with_capacity(x.len());
+            for &j in &node.inputs {
+                let input = &nodes[j as usize];
+                dx.push(input.wants_grad.then(|| {
+                    let window = || input.param.and_then(|id| windows[id.index()].take());
+                    sums[j as usize]
+                        .take()
+                        .or_else(window)
+                        .unwrap_or_else(|| Slot::fresh(&self.device, input.y[0].shape()))
+                }));
+            }
+            let timer = profile::start();
+            op.backward(&self.device, &x, &node.y, &dy, &mut dx);
+            timer.stop(op.name(), profile::Phase::Backward, || op.cost(&x, &node.y[0]));
+            for (&j, slot) in node.inputs.iter().zip(dx) {
+                let Some(slot) = slot else { continue };
+                let sum = &mut sums[j as usize];
+                *sum = Some(match sum.take() {
+                    None => slot,
+                    Some(first) => first.plus(slot),
+                });
+            }
+        }
+        for (i, node) in nodes.iter().enumerate() {
+            if node.op.is_none() && node.param.is_none() && node.wants_grad {
+                kept[i] = sums[i].take().map(Slot::into_tensor);
+            }
+        }
+        NodeGrads(kept)
+    }
+
+    /// The name of the first op whose result is not finite, and which of them it was, for error messages.
+    pub fn first_not_finite(&self) -> Option<(&'static str, usize)> {
+        self.nodes.borrow().iter().enumerate().find(|(_, n)| !n.y[0].is_finite()).map(|(i, n)| (n.name, i))
+    }
+}
+
+impl<'t> Var<'t> {
+    /// The value.
+    pub fn value(self) -> Tensor {
+        self.tape.nodes.borrow()[self.id as usize].y[0].clone()
+    }
+
+    /// The size along each dimension.
+    pub fn shape(self) -> Vec<usize> {
+        self.tape.nodes.borrow()[self.id as usize].y[0].shape().to_vec()
+    }
+
+    /// The tape that recorded it.
+    pub fn tape(self) -> &'t Tape<'t> {
+        self.tape
+    }
+
+    /// The value without its history: a constant.
+    pub fn detach(self) -> Var<'t> {
+        self.tape.constant(self.value())
+    }
+
+    /// Asks [`Tape::backward`] to keep this value's gradient. Returns the same value.
+    pub fn watch(self) -> Var<'t> {
+        self.tape.nodes.borrow_mut()[self.id as usize].watched = true;
+        self
+    }
+}
+
+/// Where a gradient goes. An op adds its contribution: `slot += g`.
+pub struct Slot<'a> {
+    memory: Memory<'a>,
+    /// Nothing has been written yet: the first writer overwrites, so that no sum is zero-filled for nothing.
+    fresh: bool,
+}
+
+enum Memory<'a> {
+    Owned(Tensor),
+    F32(&'a mut [f32]),
+    F64(&'a mut [f64]),
+}
+
+impl<'a> Slot<'a> {
+    fn fresh(device: &Device, shape: &[usize]) -> Self {
+        Slot { memory: Memory::Owned(Tensor::empty(device, shape)), fresh: true }
+    }
+
+    fn owned(value: Tensor) -> Self {
+        Slot { memory: Memory::Owned(value), fresh: false }
+    }
+
+    pub(crate) fn window_f32(memory: &'a mut [f32]) -> Self {
+        Slot { memory: Memory::F32(memory), fresh: false }
+    }
+
+    pub(crate) fn window_f64(memory: &'a mut [f64]) -> Self {
+        Slot { memory: Memory::F64(memory), fresh: false }
+    }
+
+    fn into_tensor(mut self) -> Tensor {
+        assert!(!self.fresh, "an op's backward left the gradient of an input unwritten");
+        match &mut self.memory {
+            Memory::Owned(value) => value.clone(),
+            _ => panic!("the gradient of a parameter was asked for as that of an activation"),
+        }
+    }
+
+    fn plus(mut self, other: Slot) -> Self {
+        let other = other.into_tensor();
+        crate::device::on_device!(other.device(), T => {
+            self.add::<T>().iter_mut().zip(other.slice::<T>()).for_each(|(a, &b)| *a += b)
+        });
+        self
+    }
+
+    /// The sum so far, to be added to.
+    pub(crate) fn add<T: Real>(&mut self) -> &mut [T] {
+        let (values, fresh) = self.write();
+        if fresh {
+            values.fill(T::ZERO);
+        }
+        values
+    }
+
+    /// The memory, and whether its contents are meaningless: then the caller must write every element, otherwise add to each.
+    pub(crate) fn write<T: Real>(&mut self) -> (&mut [T], bool) {
+        let fresh = std::mem::replace(&mut self.fresh, false);
+        let values = match &mut self.memory {
+            Memory::Owned(value) => value.slice_mut(),
+            Memory::F32(window) => bytemuck::cast_slice_mut(window),
+            Memory::F64(window) => bytemuck::cast_slice_mut(window),
+        };
+        (values, fresh)
+    }
+}

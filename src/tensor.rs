@@ -1,0 +1,169 @@
+//! Dense, row-major, contiguous arrays. No strides: an op that needs a transpose says so itself.
+
+use crate::{DType, Device, device::on_device, real::Real};
+use std::sync::Arc;
+
+/// A shaped, shared, read-only view of memory on one device. Cloning it copies a pointer.
+#[derive(Clone)]
+pub struct Tensor {
+    buffer: Arc<Buffer>,
+    at: usize,
+    shape: Vec<usize>,
+    device: Device,
+}
+
+/// Memory on one device. Writable while it has one owner, immutable once shared.
+pub(crate) enum Buffer {
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+}
+
+impl Buffer {
+    fn zeros(device: &Device, n: usize) -> Self {
+        on_device!(device, T => Buffer::from_vec(vec![T::ZERO; n]))
+    }
+
+    pub(crate) fn from_vec<T: Real>(values: Vec<T>) -> Self {
+        // T is f32 or f64, so one of the two casts is the identity.
+        match T::DTYPE {
+            DType::F32 => Buffer::F32(bytemuck::allocation::cast_vec(values)),
+            DType::F64 => Buffer::F64(bytemuck::allocation::cast_vec(values)),
+        }
+    }
+
+    pub(crate) fn slice<T: Real>(&self) -> &[T] {
+        match (self, T::DTYPE) {
+            (Buffer::F32(v), DType::F32) => bytemuck::cast_slice(v),
+            (Buffer::F64(v), DType::F64) => bytemuck::cast_slice(v),
+            _ => panic!("a tensor was read in another precision than it has"),
+        }
+    }
+
+    pub(crate) fn slice_mut<T: Real>(&mut self) -> &mut [T] {
+        match (self, T::DTYPE) {
+            (Buffer::F32(v), DType::F32) => bytemuck::cast_slice_mut(v),
+            (Buffer::F64(v), DType::F64) => bytemuck::cast_slice_mut(v),
+            _ => panic!("a tensor was written in another precision than it has"),
+        }
+    }
+}
+
+impl Tensor {
+    /// All zeros.
+    pub fn zeros(device: &Device, shape: &[usize]) -> Self {
+        let n = shape.iter().product();
+        Tensor { buffer: Arc::new(Buffer::zeros(device, n)), at: 0, shape: shape.to_vec(), device: device.clone() }
+    }
+
+    /// All equal to `value`.
+    pub fn full(device: &Device, shape: &[usize], value: f64) -> Self {
+        let n = shape.iter().product();
+        on_device!(device, T => Self::from_vec(device, shape, vec![T::of(value); n]))
+    }
+
+    /// Memory that the caller writes whole. Debug builds fill it with NaN, so that an unwritten element shows.
+    pub(crate) fn empty(device: &Device, shape: &[usize]) -> Self {
+        if cfg!(debug_assertions) { Self::full(device, shape, f64::NAN) } else { Self::zeros(device, shape) }
+    }
+
+    /// Converts and copies `values` to the device.
+    #[track_caller]
+    pub fn from_f64(device: &Device, shape: &[usize], values: &[f64]) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "{} values for shape {shape:?}", values.len());
+        on_device!(device, T => Self::from_vec(device, shape, values.iter().map(|&x| T::of(x)).collect::<Vec<T>>()))
+    }
+
+    /// Converts and copies `values` to the device.
+    #[track_caller]
+    pub fn from_f32(device: &Device, shape: &[usize], values: &[f32]) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "{} values for shape {shape:?}", values.len());
+        on_device!(device, T => Self::from_vec(device, shape, values.iter().map(|&x| T::of(x as f64)).collect::<Vec<T>>()))
+    }
+
+    #[track_caller]
+    pub(crate) fn from_vec<T: Real>(device: &Device, shape: &[usize], values: Vec<T>) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "{} values for shape {shape:?}", values.len());
+        Tensor { buffer: Arc::new(Buffer::from_vec(values)), at: 0, shape: shape.to_vec(), device: device.clone() }
+    }
+
+    /// The values in double precision, row-major. Waits for the device.
+    pub fn to_f64(&self) -> Vec<f64> {
+        on_device!(self.device, T => self.slice::<T>().iter().map(|x| x.f64()).collect())
+    }
+
+    /// The values in single precision, row-major. Waits for the device.
+    pub fn to_f32(&self) -> Vec<f32> {
+        on_device!(self.device, T => self.slice::<T>().iter().map(|x| x.f64() as f32).collect())
+    }
+
+    /// The value of a tensor with one element. Waits for the device.
+    #[track_caller]
+    pub fn item(&self) -> f64 {
+        assert_eq!(self.len(), 1, "item() of a tensor of shape {:?}", self.shape);
+        self.to_f64()[0]
+    }
+
+    /// The size along each dimension.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The device that holds the memory.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The same memory under another shape.
+    #[track_caller]
+    pub fn reshape(&self, shape: &[usize]) -> Tensor {
+        assert_eq!(self.len(), shape.iter().product::<usize>(), "reshape of {:?} to {shape:?}", self.shape);
+        Tensor { shape: shape.to_vec(), ..self.clone() }
+    }
+
+    /// Rows `from..from + count` of the first dimension, sharing memory.
+    #[track_caller]
+    pub fn rows(&self, from: usize, count: usize) -> Tensor {
+        assert!(from + count <= self.shape[0], "rows {from}..{} of a tensor of shape {:?}", from + count, self.shape);
+        let row: usize = self.shape[1..].iter().product();
+        let shape = [&[count], &self.shape[1..]].concat();
+        self.window(from * row, &shape)
+    }
+
+    /// Whether every element is finite.
+    pub fn is_finite(&self) -> bool {
+        on_device!(self.device, T => self.slice::<T>().iter().all(|x| x.is_finite()))
+    }
+
+    /// A window of the same memory: parameters are windows of one slab.
+    pub(crate) fn window(&self, at: usize, shape: &[usize]) -> Tensor {
+        Tensor { at: self.at + at, shape: shape.to_vec(), ..self.clone() }
+    }
+
+    pub(crate) fn slice<T: Real>(&self) -> &[T] {
+        &self.buffer.slice()[self.at..self.at + self.len()]
+    }
+
+    /// Write access, while nothing else shares the memory.
+    pub(crate) fn slice_mut<T: Real>(&mut self) -> &mut [T] {
+        let (at, n) = (self.at, self.len());
+        let buffer = Arc::get_mut(&mut self.buffer).expect("this tensor is shared, so it can no longer be written");
+        &mut buffer.slice_mut()[at..at + n]
+    }
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let first: Vec<f64> = self.to_f64().into_iter().take(8).collect();
+        write!(f, "Tensor{:?} {first:.4?}{}", self.shape, if self.len() > 8 { "…" } else { "" })
+    }
+}
