@@ -62,6 +62,17 @@ impl<'a, T: Real> Output<'a, T> {
         Output { data: data.as_mut_ptr(), rows, columns, stride: columns, memory: std::marker::PhantomData }
     }
 
+    /// `width` elements of one row.
+    ///
+    /// # Safety
+    /// No other thread may use an overlapping window at the same time, nor this one another reference to it.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn window(&self, row: usize, column: usize, width: usize) -> &mut [T] {
+        assert!(row < self.rows && column + width <= self.columns, "window outside the matrix");
+        // SAFETY: inside `data` by the check above, and disjoint by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride + column), width) }
+    }
+
     /// The window with its first element at (`row`, `column`) becomes `a·b`, or grows by it. One thread.
     ///
     /// # Safety

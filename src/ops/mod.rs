@@ -1,5 +1,7 @@
 //! One file per op: maths, shapes, CPU code, backward and cost side by side.
 
+mod conv_pair;
+mod dropout_linear;
 mod elementwise;
 mod gru;
 mod linear;
@@ -7,6 +9,7 @@ mod shape;
 
 use crate::{Device, Tensor, tape::Slot};
 
+pub use dropout_linear::{Keep, dropout_linear};
 pub use linear::Activation;
 pub use shape::concat;
 
@@ -45,4 +48,15 @@ pub struct Cost {
 #[track_caller]
 pub(crate) fn same_shape(op: &str, a: &Tensor, b: &Tensor) {
     assert_eq!(a.shape(), b.shape(), "{op}: the shapes differ");
+}
+
+/// Which rows take part: those whose entry is not 0, or all.
+pub(crate) fn live_rows(live: Option<&Tensor>, n: usize) -> Vec<bool> {
+    match live {
+        None => vec![true; n],
+        Some(live) => {
+            assert_eq!(live.len(), n, "one entry of `live` per row");
+            crate::device::on_device!(live.device(), T => live.slice::<T>().iter().map(|&x| x != <T as crate::real::Real>::ZERO).collect())
+        }
+    }
 }
