@@ -2,6 +2,8 @@
 #![warn(missing_docs)]
 
 pub mod error;
+pub mod figures;
 pub mod files;
+pub mod metrics;
 
 pub use error::{Error, Result};
