@@ -4,9 +4,11 @@
 mod cpu;
 mod device;
 pub mod error;
+pub mod figures;
 pub mod files;
 pub mod gradcheck;
 mod matmul;
+pub mod metrics;
 pub mod ops;
 pub mod optim;
 mod params;
