@@ -1,16 +1,26 @@
 //! One file per op: maths, shapes, CPU code, backward and cost side by side.
 
+mod affine;
+mod bezier;
 mod conv_pair;
 mod dropout_linear;
 mod elementwise;
 mod gru;
 mod linear;
+mod max_norm;
+mod place_points;
+mod raster;
+mod render_stroke;
 mod shape;
+mod stn;
+mod tanh_ratio;
 
 use crate::{Device, Tensor, tape::Slot};
 
+pub use affine::Angle;
 pub use dropout_linear::{Keep, dropout_linear};
 pub use linear::Activation;
+pub use render_stroke::{Placement, RenderSettings, render_stroke};
 pub use shape::concat;
 
 /// A differentiable function with one result. Both directions are required: an op without a backward cannot be written, so a
