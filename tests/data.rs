@@ -536,11 +536,13 @@ enum Manner {
     BusyTwice,
 }
 
+/// The path and the `Range` of each request.
+type Requests = Mutex<Vec<(String, Option<String>)>>;
+
 /// A file server on the loopback. It runs until the test program ends.
 struct Server {
     address: String,
-    /// The path and the `Range` of each request.
-    requests: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    requests: Arc<Requests>,
 }
 
 fn serve(list: Vec<(String, Vec<u8>)>, manner: Manner) -> Server {
@@ -560,7 +562,7 @@ fn answer(
     mut stream: TcpStream,
     list: &[(String, Vec<u8>)],
     manner: Manner,
-    requests: &Mutex<Vec<(String, Option<String>)>>,
+    requests: &Requests,
 ) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let path = lines.next().unwrap_or(Ok(String::new()))?.split(' ').nth(1).unwrap_or("").to_string();
