@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 mod cpu;
+pub mod data;
 mod device;
 pub mod error;
 pub mod figures;

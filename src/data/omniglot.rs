@@ -1,0 +1,216 @@
+//! Omniglot: characters of 50 alphabets, each drawn by 20 people, and the official one-shot classification runs.
+//!
+//! Files are the official zips or folders unpacked from them. Images are PNGs of black ink on white; they are inverted
+//! before resizing.
+
+use super::{Images, MAX_SIDE, names_in, resize};
+use crate::{Error, Result, files};
+use image::{ImageFormat, ImageReader, Limits};
+use rayon::prelude::*;
+use std::{
+    collections::BTreeMap,
+    io::{Cursor, Read},
+    path::Path,
+};
+
+/// The files of a zip or of a folder tree, by their path with `/`, in the order of the paths.
+pub type Tree = BTreeMap<String, Vec<u8>>;
+
+/// Reads `images_background` (training) and `images_evaluation` (test), each as `.zip` or as a folder.
+pub fn load(folder: &Path, side: usize) -> Result<(Images, Images)> {
+    let part = |stem: &str| {
+        let (tree, name) = open(folder, stem)?;
+        characters(&tree, &name, side)
+    };
+    let (train, test) = rayon::join(|| part("images_background"), || part("images_evaluation"));
+    Ok((train?, test?))
+}
+
+/// The images of a tree `.../ALPHABET/characterNN/DRAWING.png`, resized to `side` x `side`, ink bright.
+///
+/// The label of an image is the number of its character when all are sorted by alphabet and number, counted from 0.
+/// `name` is what errors call the tree.
+pub fn characters(tree: &Tree, name: &str, side: usize) -> Result<Images> {
+    let character = |path: &str| -> Option<String> {
+        let (character, file) = path.rsplit_once('/')?;
+        let (_, last) = character.rsplit_once('/')?;
+        (is_png(file) && last.starts_with("character")).then(|| character.into())
+    };
+    let (mut drawings, mut labels, mut current) = (Vec::new(), Vec::new(), None);
+    let mut label = 0u16;
+    for (path, png) in tree {
+        let Some(character) = character(path) else { continue };
+        if current.as_ref().is_some_and(|current| *current != character) {
+            label = label.checked_add(1).ok_or_else(|| {
+                Error::Data(format!("{name} holds more than 65,536 characters, which is not Omniglot"))
+            })?;
+        }
+        current = Some(character);
+        drawings.push((path, png));
+        labels.push(label);
+    }
+    if drawings.is_empty() {
+        return Err(Error::Data(format!(
+            "{name} holds no ALPHABET/characterNN/*.png: it should be the tree of the official Omniglot images"
+        )));
+    }
+    let images: Vec<Vec<u8>> =
+        drawings.par_iter().map(|(path, png)| drawing(png, path, name, side)).collect::<Result<_>>()?;
+    Ok(Images { side, pixels: images.concat(), labels: Some(labels) })
+}
+
+/// One run of the one-shot task: which of 20 characters, each seen once, is each of 20 new drawings?
+#[derive(Debug, PartialEq)]
+pub struct Run {
+    /// One drawing of each character; labels are 0, 1, ... 19.
+    pub support: Images,
+    /// New drawings by another person; the label is the support image that shows the same character.
+    pub query: Images,
+}
+
+/// The official 20 runs, from `all_runs.zip` or the folder `all_runs`, with images resized to `side` x `side`, ink bright.
+pub fn one_shot_runs(folder: &Path, side: usize) -> Result<Vec<Run>> {
+    let (tree, name) = open(folder, "all_runs")?;
+    runs(&tree, &name, side)
+}
+
+/// How many runs there are, and images in each half of a run.
+const RUNS: usize = 20;
+
+/// The runs of a tree `.../runNN/{class_labels.txt,training/*.png,test/*.png}`; `name` is what errors call the tree.
+pub fn runs(tree: &Tree, name: &str, side: usize) -> Result<Vec<Run>> {
+    let lists = tree.iter().filter_map(|(path, text)| Some((path.strip_suffix("class_labels.txt")?, text)));
+    let runs: Vec<Run> = lists.map(|(folder, text)| run(tree, folder, text, name, side)).collect::<Result<_>>()?;
+    if runs.len() != RUNS {
+        return Err(Error::Data(format!(
+            "{name} holds {} runs (runNN/class_labels.txt) instead of {RUNS}: it should be the official all_runs.zip",
+            runs.len()
+        )));
+    }
+    Ok(runs)
+}
+
+/// One run, in `folder` of the tree. Each line of `list` names a test image and the training image of the same character.
+fn run(tree: &Tree, folder: &str, list: &[u8], name: &str, side: usize) -> Result<Run> {
+    let bad = |text: String| Error::Data(format!("{name}: {folder}class_labels.txt {text}"));
+    let root = folder.strip_suffix('/').and_then(|run| run.rsplit_once('/')).map_or("", |(root, _)| root);
+    let full = |path: &str| if root.is_empty() { path.into() } else { format!("{root}/{path}") };
+    let training = format!("{folder}training/");
+    let support: Vec<(&String, &Vec<u8>)> =
+        tree.range(training.clone()..).take_while(|(path, _)| path.starts_with(&training)).collect();
+    let (mut queries, mut answers) = (Vec::new(), Vec::new());
+    for line in String::from_utf8_lossy(list).lines().filter(|line| !line.trim().is_empty()) {
+        let (query, answer) = line.trim().split_once(' ').ok_or_else(|| bad(format!("has the line `{line}`")))?;
+        let (query, answer) = (full(query), full(answer.trim()));
+        let answer = support.iter().position(|(path, _)| **path == answer);
+        let query = tree.get_key_value(&query);
+        let (Some(query), Some(answer)) = (query, answer) else {
+            return Err(bad(format!("names an image that is not there: `{line}`")));
+        };
+        queries.push(query);
+        answers.push(answer as u16);
+    }
+    if (support.len(), queries.len()) != (RUNS, RUNS) {
+        let (support, queries) = (support.len(), queries.len());
+        return Err(bad(format!(
+            "and folder hold {support} training and {queries} test images instead of {RUNS} each"
+        )));
+    }
+    let half = |drawings: &[(&String, &Vec<u8>)], labels| -> Result<Images> {
+        let images = drawings.iter().map(|(path, png)| drawing(png, path, name, side)).collect::<Result<Vec<_>>>()?;
+        Ok(Images { side, pixels: images.concat(), labels: Some(labels) })
+    };
+    Ok(Run { support: half(&support, (0..RUNS as u16).collect())?, query: half(&queries, answers)? })
+}
+
+/// Decodes one PNG of dark ink on white, inverts and resizes it.
+fn drawing(png: &[u8], path: &str, name: &str, side: usize) -> Result<Vec<u8>> {
+    let mut reader = ImageReader::with_format(Cursor::new(png), ImageFormat::Png);
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE as u32);
+    limits.max_image_height = Some(MAX_SIDE as u32);
+    limits.max_alloc = Some(32 << 20);
+    reader.limits(limits);
+    let decoded =
+        reader.decode().map_err(|e| Error::Data(format!("{name}: {path} is not a PNG that can be read: {e}")))?;
+    let grey = decoded.into_luma8();
+    let (width, height) = (grey.width() as usize, grey.height() as usize);
+    let inverted: Vec<u8> = grey.into_raw().into_iter().map(|value| 255 - value).collect();
+    Ok(resize(&inverted, height, width, side))
+}
+
+/// Reads `stem.zip` or the folder `stem`, and says which.
+fn open(folder: &Path, stem: &str) -> Result<(Tree, String)> {
+    let (zip, unpacked) = (folder.join(format!("{stem}.zip")), folder.join(stem));
+    if zip.is_file() {
+        let name = zip.display().to_string();
+        Ok((unzip(&files::read(&zip)?, &name)?, name))
+    } else if unpacked.is_dir() {
+        let mut tree = Tree::new();
+        walk(&unpacked, stem, &mut tree)?;
+        Ok((tree, unpacked.display().to_string()))
+    } else {
+        Err(Error::Data(format!("{} has neither {stem}.zip nor a folder {stem}", folder.display())))
+    }
+}
+
+fn walk(folder: &Path, prefix: &str, tree: &mut Tree) -> Result<()> {
+    // Deeper than any of the trees: whatever is below is something else, or a loop of links.
+    if prefix.matches('/').count() > 4 {
+        return Ok(());
+    }
+    for name in names_in(folder)? {
+        let (path, key) = (folder.join(&name), format!("{prefix}/{name}"));
+        if path.is_dir() {
+            walk(&path, &key, tree)?;
+        } else if is_wanted(&name) {
+            tree.insert(key, files::read(&path)?);
+        }
+    }
+    Ok(())
+}
+
+/// A drawing takes about 250 bytes, a whole set 5 MB: what is larger than this is not Omniglot, perhaps a zip bomb.
+const MAX_FILE: u64 = 1 << 20;
+const MAX_TREE: u64 = 100 << 20;
+
+/// Unpacks the PNGs and label lists of a zip into memory; `name` is what errors call it.
+pub fn unzip(bytes: &[u8], name: &str) -> Result<Tree> {
+    let bad = |text: String| Error::Data(format!("{name}: {text}"));
+    let damaged = |e: zip::result::ZipError| bad(format!("not a zip that can be read ({e}): fetch it again"));
+    let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(damaged)?;
+    let mut tree = Tree::new();
+    let mut total = 0;
+    for i in 0..archive.len() {
+        let file = archive.by_index(i).map_err(damaged)?;
+        let path = file.name().map_err(damaged)?.into_owned();
+        if !file.is_file() || !is_wanted(&path) {
+            continue;
+        }
+        let mut contents = Vec::new();
+        let read = file.take(MAX_FILE + 1).read_to_end(&mut contents);
+        read.map_err(|e| bad(format!("{path} cannot be unpacked ({e}): fetch the file again")))?;
+        total += contents.len() as u64;
+        if contents.len() as u64 > MAX_FILE || total > MAX_TREE {
+            return Err(bad(format!("{path} is far larger than any file of Omniglot: this is not the official zip")));
+        }
+        tree.insert(path, contents);
+    }
+    Ok(tree)
+}
+
+fn is_png(path: &str) -> bool {
+    path.to_ascii_lowercase().ends_with(".png")
+}
+
+/// Drawings and label lists, but not the `._*.png` that some systems leave beside them.
+fn is_wanted(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    !name.starts_with('.') && (is_png(name) || name == "class_labels.txt")
+}
+
+/// Whether `folder` has all three parts.
+pub(super) fn is_in(folder: &Path) -> bool {
+    let has = |stem: &str| folder.join(format!("{stem}.zip")).is_file() || folder.join(stem).is_dir();
+    ["images_background", "images_evaluation", "all_runs"].into_iter().all(has)
+}
