@@ -10,6 +10,8 @@ pub mod files;
 pub mod gradcheck;
 mod matmul;
 pub mod metrics;
+pub mod model;
+pub mod nn;
 pub mod ops;
 pub mod optim;
 mod params;

@@ -139,6 +139,18 @@ impl Tensor {
         self.window(from * row, &shape)
     }
 
+    /// Tensors of one shape `[…]` → `[n, …]`.
+    #[track_caller]
+    pub fn stack(parts: &[Tensor]) -> Tensor {
+        let (first, n) = (&parts[0], parts.len());
+        assert!(parts.iter().all(|p| p.shape == first.shape), "stack: the shapes differ");
+        let shape = [&[n], first.shape()].concat();
+        on_device!(first.device, T => {
+            let values: Vec<T> = parts.iter().flat_map(|p| p.slice::<T>()).copied().collect();
+            Self::from_vec(&first.device, &shape, values)
+        })
+    }
+
     /// Whether every element is finite.
     pub fn is_finite(&self) -> bool {
         on_device!(self.device, T => self.slice::<T>().iter().all(|x| x.is_finite()))

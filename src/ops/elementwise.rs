@@ -122,6 +122,33 @@ impl Op for Scale {
     }
 }
 
+/// y = log(1 + eˣ).
+struct Softplus;
+
+impl Op for Softplus {
+    fn name(&self) -> &'static str {
+        "softplus"
+    }
+
+    fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor> {
+        let mut y = Tensor::empty(cx, x[0].shape());
+        on_device!(cx, T => {
+            for (y, &x) in y.slice_mut::<T>().iter_mut().zip(x[0].slice::<T>()) {
+                *y = x.larger(T::ZERO) + (-x.abs()).exp().ln_1p();
+            }
+        });
+        vec![y]
+    }
+
+    fn backward(&self, cx: &Device, x: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
+        let Some(slot) = &mut dx[0] else { return };
+        on_device!(cx, T => {
+            let (x, dy) = (x[0].slice::<T>(), dy.slice::<T>());
+            add_map(slot, #[inline(always)] |i| dy[i] * x[i].sigmoid());
+        });
+    }
+}
+
 /// Sums groups of `group` neighbouring elements.
 struct Sum {
     group: usize,
@@ -159,6 +186,12 @@ impl<'t> Var<'t> {
     pub fn sum(self) -> Var<'t> {
         let group = self.shape().iter().product();
         self.tape().apply(Sum { group, shape: vec![1] }, &[self])
+    }
+
+    /// log(1 + eˣ), elementwise.
+    #[track_caller]
+    pub fn softplus(self) -> Var<'t> {
+        self.tape().apply(Softplus, &[self])
     }
 
     /// The mean of all elements, shape `[1]`.
@@ -217,6 +250,7 @@ mod tests {
         assert!(gradcheck(&[&[3, 4], &[3, 4]], |_, x| x[0] - x[1]) < 1e-8);
         assert!(gradcheck(&[&[3, 4], &[3, 4]], |_, x| x[0] * x[1]) < 1e-8);
         assert!(gradcheck(&[&[3, 4]], |_, x| x[0] * -2.5 + 3.0) < 1e-8);
+        assert!(gradcheck(&[&[3, 4]], |_, x| x[0].softplus()) < 1e-8);
         assert!(gradcheck(&[&[3, 4]], |_, x| x[0].sum()) < 1e-8);
         assert!(gradcheck(&[&[3, 4]], |_, x| x[0].mean()) < 1e-8);
     }

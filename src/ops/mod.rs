@@ -5,13 +5,20 @@ mod bezier;
 mod conv_pair;
 mod dropout_linear;
 mod elementwise;
+mod gaussian;
 mod gru;
+mod likelihood;
 mod linear;
+mod log_mean_exp;
 mod max_norm;
+mod mixture;
+pub mod nvil;
+mod onoff;
 mod place_points;
 mod raster;
 mod render_stroke;
 mod shape;
+mod squash;
 mod stn;
 mod tanh_ratio;
 
@@ -19,9 +26,12 @@ use crate::{Device, Tensor, tape::Slot};
 
 pub use affine::Angle;
 pub use dropout_linear::{Keep, dropout_linear};
+pub use likelihood::{Likelihood, residual_ratio};
 pub use linear::Activation;
+pub use onoff::sample_onoff;
 pub use render_stroke::{Placement, RenderSettings, render_stroke};
 pub use shape::concat;
+pub use squash::{Range, Squash};
 
 /// A differentiable function with one result. Both directions are required: an op without a backward cannot be written, so a
 /// gradient cannot be lost in silence.

@@ -1,0 +1,165 @@
+//! Sizes and switches of a model. Every size of the paper is a number here; [`Config::paper`] is one preset.
+
+use crate::{
+    Error, Result,
+    ops::{Likelihood, Placement},
+};
+use serde::{Deserialize, Serialize};
+
+/// Which model of the paper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Variant {
+    /// DooD.
+    Full,
+    /// DooD-SP: a fixed instead of a sequential prior.
+    Sp,
+    /// DooD-EG: without execution guidance (no canvas, no residual).
+    Eg,
+    /// DooD-δR: a decoder network instead of the spline renderer.
+    Dr,
+    /// Attend, Infer, Repeat.
+    Air,
+    /// Difference-AIR.
+    Dair,
+}
+
+/// Everything that fixes a model's parameters and computation. Stored as JSON in checkpoints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// Which model.
+    pub variant: Variant,
+    /// `warp` renders strokes in the glimpse frame and warps the image (M), `points` moves the control points first (MT).
+    pub placement: Placement,
+    /// Density of a pixel around the canvas.
+    pub likelihood: Likelihood,
+    /// Height and width of an image.
+    pub image: usize,
+    /// Channels of the first convolution.
+    pub conv1: usize,
+    /// Channels of the second convolution.
+    pub conv2: usize,
+    /// Size of an image embedding.
+    pub features: usize,
+    /// Size of the GRU states and of the hidden layers of every MLP but the baseline's.
+    pub hidden: usize,
+    /// Control points per stroke (J).
+    pub points: usize,
+    /// Curve samples (S).
+    pub samples: usize,
+    /// Mixture components of the prior (K).
+    pub components: usize,
+    /// Strokes at most (T).
+    pub strokes: usize,
+    /// AIR: size of the appearance code.
+    pub code: usize,
+    /// Hidden units of the baseline regressor.
+    pub baseline_hidden: usize,
+    /// Hidden layers of the baseline regressor.
+    pub baseline_layers: usize,
+    /// Divides the log-likelihood inside the learning signal (section 8).
+    pub beta: f64,
+    /// Probability of dropping a convolution output in training.
+    pub dropout: f64,
+    /// Clamp inside log p(o).
+    pub bernoulli_eps: f64,
+    /// Maxima below this are not normalised away.
+    pub norm_floor: f64,
+}
+
+impl Config {
+    /// The published sizes (section 2).
+    pub fn paper(placement: Placement) -> Self {
+        Config {
+            variant: Variant::Full,
+            placement,
+            likelihood: Likelihood::Laplace,
+            image: 50,
+            conv1: 8,
+            conv2: 16,
+            features: 256,
+            hidden: 256,
+            points: 5,
+            samples: 100,
+            components: 40,
+            strokes: 6,
+            code: 10,
+            baseline_hidden: 256,
+            baseline_layers: 3,
+            beta: 4.0,
+            dropout: 0.5,
+            bernoulli_eps: f32::EPSILON as f64,
+            norm_floor: 1e-4,
+        }
+    }
+
+    /// The same model, smaller: minutes on a laptop instead of days on a GPU.
+    pub fn quick(placement: Placement) -> Self {
+        Config {
+            image: 32,
+            conv1: 4,
+            conv2: 8,
+            features: 128,
+            hidden: 128,
+            samples: 50,
+            components: 10,
+            strokes: 5,
+            baseline_hidden: 128,
+            ..Config::paper(placement)
+        }
+    }
+
+    /// Size of a stroke's vector: x and y of every control point.
+    pub fn stroke_dim(&self) -> usize {
+        2 * self.points
+    }
+
+    /// Values behind the second convolution.
+    pub fn convolved(&self) -> usize {
+        self.conv2 * (self.image - 4) * (self.image - 4)
+    }
+
+    /// The least pen width: σ lies between this and 0.04 (section 2.5).
+    pub fn pen_low(&self) -> f64 {
+        match self.placement {
+            Placement::Warp => 0.01,
+            Placement::Points => 0.005,
+        }
+    }
+
+    /// Refuses sizes that no model can have, with a sentence.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |what: String| Err(Error::Usage(format!("this model configuration cannot be used: {what}")));
+        if self.variant != Variant::Full {
+            return wrong(format!("variant {:?} is not implemented yet; only full is", self.variant));
+        }
+        if self.image < 5 || self.image > 4096 {
+            return wrong(format!("images are {0}x{0}; 5 to 4096 pixels a side are possible", self.image));
+        }
+        let sizes = [
+            ("conv1", self.conv1),
+            ("conv2", self.conv2),
+            ("features", self.features),
+            ("hidden", self.hidden),
+            ("components", self.components),
+            ("strokes", self.strokes),
+            ("baseline_hidden", self.baseline_hidden),
+        ];
+        if let Some((name, size)) = sizes.into_iter().find(|(_, size)| *size == 0 || *size > 1 << 16) {
+            return wrong(format!("{name} is {size}; 1 to 65536 is possible"));
+        }
+        if !(2..=32).contains(&self.points) || !(2..=10_000).contains(&self.samples) || self.baseline_layers > 64 {
+            return wrong(format!(
+                "points {} (2 to 32), samples {} (2 to 10000), baseline_layers {} (at most 64)",
+                self.points, self.samples, self.baseline_layers
+            ));
+        }
+        if !(0.0..1.0).contains(&self.dropout) || !(self.beta > 0.0 && self.beta.is_finite()) {
+            return wrong(format!("dropout {} (0 to below 1), beta {} (above 0)", self.dropout, self.beta));
+        }
+        if !(0.0..0.5).contains(&self.bernoulli_eps) || !(self.norm_floor >= 0.0 && self.norm_floor.is_finite()) {
+            return wrong(format!("bernoulli_eps {}, norm_floor {}", self.bernoulli_eps, self.norm_floor));
+        }
+        Ok(())
+    }
+}

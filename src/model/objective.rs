@@ -1,0 +1,116 @@
+//! What training minimises (section 8), and the importance-weighted bound (section 11a).
+
+use super::{
+    Model,
+    recognition::{Dropout, Noise, Pass, Step},
+};
+use crate::{
+    Params, Tape, Tensor, Var,
+    ops::nvil::{self, Advantage},
+    rng::Rng,
+};
+
+/// The running mean and variance of the learning signal, on the device, and whether they hold anything yet.
+#[derive(Clone)]
+pub struct Running {
+    /// (c, v) `[2]`.
+    pub statistics: Tensor,
+    /// The number of updates so far: the first one sets c and v.
+    pub iteration: u64,
+}
+
+/// The loss and its parts; `[B]` unless said otherwise.
+pub struct Loss<'t> {
+    /// The mean over the batch of `score_term − elbo + baseline_term`, shape `[1]`: differentiate this.
+    pub loss: Var<'t>,
+    /// The same per image.
+    pub per_image: Var<'t>,
+    /// log p(x | C_T).
+    pub log_likelihood: Var<'t>,
+    /// `log_likelihood − Σ_t k_t`.
+    pub elbo: Var<'t>,
+    /// k_t, one per step.
+    pub kl: Vec<Var<'t>>,
+    /// The REINFORCE term.
+    pub score_term: Var<'t>,
+    /// The baseline's squared error.
+    pub baseline_term: Var<'t>,
+    /// Learning signal, advantage and running statistics.
+    pub nvil: Advantage,
+}
+
+fn sum<'t>(terms: impl IntoIterator<Item = Var<'t>>) -> Var<'t> {
+    terms.into_iter().reduce(|a, b| a + b).expect("at least one stroke")
+}
+
+impl Model {
+    /// log p(x | canvas) `[B]`: density of the images around the last canvas.
+    pub fn log_likelihood<'t>(&self, x: &Tensor, steps: &[Step<'t>]) -> Var<'t> {
+        let canvas = steps.last().expect("at least one stroke").canvas;
+        let tape = canvas.tape();
+        canvas.image_logpdf(x, tape.param(self.raw_scale), self.config.likelihood)
+    }
+
+    /// The training loss for images x `[B, H, W]` after a pass with the baseline.
+    #[track_caller]
+    pub fn loss<'t>(&self, x: &Tensor, steps: &[Step<'t>], running: &Running) -> Loss<'t> {
+        let tape = steps[0].onoff.tape();
+        let log_likelihood = self.log_likelihood(x, steps);
+        let kl: Vec<Var> = steps.iter().map(Step::kl).collect();
+        let elbo = log_likelihood - sum(kl.iter().copied());
+        let baseline = |s: &Step<'t>| s.baseline.expect("the loss needs a pass with the baseline");
+        let stack = |value: &dyn Fn(&Step<'t>) -> Var<'t>| {
+            Tensor::stack(&steps.iter().map(|s| value(s).value()).collect::<Vec<_>>())
+        };
+        let nvil = nvil::advantage(
+            &Tensor::stack(&kl.iter().map(|k| k.value()).collect::<Vec<_>>()),
+            &log_likelihood.value(),
+            &stack(&|s| s.mask),
+            &stack(&baseline),
+            self.config.beta,
+            &running.statistics,
+            running.iteration,
+        );
+        let b = x.shape()[0];
+        let row = |all: &Tensor, t: usize| tape.constant(all.rows(t, 1).reshape(&[b]));
+        let score_term = sum(steps.iter().enumerate().map(|(t, s)| s.mask * row(&nvil.normalised, t) * s.logq_onoff));
+        let baseline_term = sum(steps.iter().enumerate().map(|(t, s)| {
+            let error = baseline(s) - row(&nvil.signal, t);
+            s.mask * error * error
+        }));
+        let per_image = score_term - elbo + baseline_term;
+        Loss { loss: per_image.mean(), per_image, log_likelihood, elbo, kl, score_term, baseline_term, nvil }
+    }
+
+    /// Importance log weights `[P, B]` of P particles per image of x `[B, H, W]`; noise has P·B images, particle-major.
+    pub fn log_weights(&self, params: &Params, x: &Tensor, particles: usize, noise: Noise) -> Tensor {
+        let repeated = Tensor::stack(&vec![x.clone(); particles]);
+        let repeated = repeated.reshape(&[&[particles * x.shape()[0]], &x.shape()[1..]].concat());
+        let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, watch: false };
+        let tape = Tape::eval(params);
+        let steps = self.recognise(&tape, &repeated, &pass);
+        let weights = self.log_likelihood(&repeated, &steps) - sum(steps.iter().map(Step::kl));
+        weights.value().reshape(&[particles, x.shape()[0]])
+    }
+
+    /// The importance-weighted bound log p̂(x) in nats for every image of x `[B, H, W]` (section 11a), a few particles at a time.
+    pub fn log_marginal(&self, params: &Params, x: &Tensor, particles: usize, rng: Rng) -> Vec<f64> {
+        const AT_ONCE: usize = 128;
+        let b = x.shape()[0];
+        let mut bounds = Vec::with_capacity(b);
+        for image in 0..b {
+            let x = x.rows(image, 1);
+            let mut weights = vec![];
+            while weights.len() < particles {
+                let p = AT_ONCE.min(particles - weights.len());
+                let step = (rng.step * b as u64 + image as u64) * particles as u64 + weights.len() as u64;
+                let noise = Noise::draw(self, params.device(), p, Rng::new(rng.seed, step));
+                weights.extend(self.log_weights(params, &x, p, noise).to_f64());
+            }
+            let most = weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = weights.iter().map(|w| (w - most).exp()).sum();
+            bounds.push(most + (sum / particles as f64).ln());
+        }
+        bounds
+    }
+}
