@@ -1,14 +1,24 @@
 //! One file per op: maths, shapes, CPU code, backward and cost side by side.
 
 mod elementwise;
+mod gaussian;
 mod gru;
+mod likelihood;
 mod linear;
+mod log_mean_exp;
+mod mixture;
+pub mod nvil;
+mod onoff;
 mod shape;
+mod squash;
 
 use crate::{Device, Tensor, tape::Slot};
 
+pub use likelihood::{Likelihood, residual_ratio};
 pub use linear::Activation;
+pub use onoff::sample_onoff;
 pub use shape::concat;
+pub use squash::{Range, Squash};
 
 /// A differentiable function with one result. Both directions are required: an op without a backward cannot be written, so a
 /// gradient cannot be lost in silence.
