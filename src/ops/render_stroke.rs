@@ -155,7 +155,7 @@ impl<'a, T: Real> Brush<'a, T> {
 
     /// Writes the gradients of points (2J), matrix (6) and pen (2), side by side.
     #[inline(always)]
-    fn draw_backward(&self, i: usize, memory: &mut [T], dr: &[T], r: &[T], raw: &[T], most: T, d: &mut [T]) {
+    fn draw_backward(&self, i: usize, memory: &mut [T], [dr, r, raw]: [&[T]; 3], most: T, d: &mut [T]) {
         let side = self.set.side;
         let (plane, rest) = memory.split_at_mut(self.raster.scratch());
         let (small, rest) = rest.split_at_mut(self.small());
@@ -267,9 +267,9 @@ impl Op for RenderStroke {
             let mut d = vec![T::ZERO; n * (2 * j + 8)];
             cpu::each_row(&mut d, 2 * j + 8, TOGETHER, #[inline(always)] |i, d| {
                 if is_live(Some(brush.on), i) {
-                    let [dr, r, raw] = [dy, r, raw].map(#[inline(always)] |all| &all[pixels * i..][..pixels]);
+                    let images = [dy, r, raw].map(#[inline(always)] |all| &all[pixels * i..][..pixels]);
                     with_scratch(brush.scratch(), #[inline(always)] |memory| {
-                        brush.draw_backward(i, memory, dr, r, raw, most[i], d);
+                        brush.draw_backward(i, memory, images, most[i], d);
                     });
                 }
             });
