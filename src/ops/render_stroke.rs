@@ -391,12 +391,12 @@ mod tests {
                 let wide: Vec<f64> = pen.to_f64().iter().map(|p| p * 4.0).collect();
                 Tensor::from_f64(tape.device(), pen.shape(), &wide)
             };
-            let error = gradcheck_at(&[points.clone()], |tape, x| {
+            let error = gradcheck_at(std::slice::from_ref(&points), |tape, x| {
                 let m = matrix(tape.constant(layout.clone()), placement);
                 render_stroke(x[0], m, tape.constant(pens(tape, &pen)), &on, set)
             });
             assert!(error < 1e-6, "points {placement:?}: {error}");
-            let error = gradcheck_at(&[pen.clone()], |tape, x| {
+            let error = gradcheck_at(std::slice::from_ref(&pen), |tape, x| {
                 let m = matrix(tape.constant(layout.clone()), placement);
                 render_stroke(tape.constant(points.clone()), m, x[0] * 4.0, &on, set)
             });
