@@ -9,6 +9,7 @@ pub mod npy;
 pub mod omniglot;
 pub mod quickdraw;
 mod resize;
+pub mod synthetic;
 
 pub use omniglot::{Run, one_shot_runs};
 pub use resize::resize;
@@ -159,7 +160,10 @@ pub fn load(source: &Source, side: usize) -> Result<DataSet> {
     let (name, (train, test)) = match source {
         Source::Public { set, folder } => (set.name(), load_public(*set, folder, side)?),
         Source::Idx(folder) => ("idx", idx::Layout::ANY.load(&existing(folder, source)?, side)?),
-        Source::Synthetic => return Err(Error::Usage("the synthetic set cannot be made here".into())),
+        Source::Synthetic => {
+            let [train, test] = synthetic::COUNTS;
+            ("synthetic", (synthetic::draw(train, side, 0), synthetic::draw(test, side, 1)))
+        }
     };
     Ok(DataSet { name: name.into(), train, test })
 }

@@ -66,8 +66,8 @@ pub(super) fn sum<T: Real, const K: usize>(xs: [&[T]; K], f: impl Fn([T; K]) -> 
             ));
         }
     }
-    for i in 0..parts[0].1.len() {
-        lanes[i] += f(std::array::from_fn(
+    for (i, lane) in lanes.iter_mut().enumerate().take(parts[0].1.len()) {
+        *lane += f(std::array::from_fn(
             #[inline(always)]
             |k| parts[k].1[i],
         ));
@@ -77,8 +77,12 @@ pub(super) fn sum<T: Real, const K: usize>(xs: [&[T]; K], f: impl Fn([T; K]) -> 
 
 /// out[r,c] = Σ_k a[k·ak + r·ar]·b[k,c] for r < rows (rounded up to [`ROWS`]) and c < stride; `out` and `b` have rows of `stride`.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn product<T: Real>(a: &[T], ak: usize, ar: usize, b: &[T], depth: usize, stride: usize, rows: usize, out: &mut [T]) {
+fn product<T: Real>(
+    (a, ak, ar): (&[T], usize, usize),
+    (b, depth): (&[T], usize),
+    (out, rows): (&mut [T], usize),
+    stride: usize,
+) {
     for r in (0..rows).step_by(ROWS) {
         for c in (0..stride).step_by(LANES) {
             let mut sums = [[T::ZERO; LANES]; ROWS];
@@ -148,11 +152,14 @@ impl<T: Real> Raster<T> {
     #[inline(always)]
     fn gaussians(&self, curve: &[T], axis: usize, sigma: T, e: &mut [T]) {
         let scale = T::of(-0.5) / (sigma * sigma);
+        // Products of two factors below this would be subnormal numbers, which many processors compute slowly.
+        let least = T::of(if T::DTYPE == DType::F32 { 1.1e-19 } else { 1.5e-154 });
         for (row, at) in e.chunks_exact_mut(self.grid.len()).zip(curve.chunks_exact(2)) {
             let at = at[axis];
             for (e, &x) in row.iter_mut().zip(&self.grid) {
                 let d = at - x;
-                *e = (d * d * scale).exp();
+                let value = (d * d * scale).exp();
+                *e = if value < least { T::ZERO } else { value };
             }
         }
     }
@@ -162,7 +169,7 @@ impl<T: Real> Raster<T> {
     pub(super) fn draw(&self, curve: &[T], sigma: T, sheet: &mut Sheet<T>) {
         self.gaussians(curve, 0, sigma, sheet.ex);
         self.gaussians(curve, 1, sigma, sheet.ey);
-        product(sheet.ey, sheet.stride, 1, sheet.ex, self.samples, sheet.stride, self.side, sheet.ink);
+        product((sheet.ey, sheet.stride, 1), (sheet.ex, self.samples), (sheet.ink, self.side), sheet.stride);
     }
 
     /// With d loss / d ink in `sheet.ink`: writes the gradient of the curve and returns that of σ.
@@ -179,9 +186,9 @@ impl<T: Real> Raster<T> {
                 *t = if i < self.side { sheet.ink[i * stride + j] } else { T::ZERO };
             }
         }
-        product(sheet.ey, 1, stride, sheet.ink, self.side, stride, self.samples, sheet.de);
+        product((sheet.ey, 1, stride), (sheet.ink, self.side), (sheet.de, self.samples), stride);
         let wide_x = self.slopes(curve, 0, sigma, sheet.ex, sheet.de, dcurve);
-        product(sheet.ex, 1, stride, sheet.turned, self.side, stride, self.samples, sheet.de);
+        product((sheet.ex, 1, stride), (sheet.turned, self.side), (sheet.de, self.samples), stride);
         let wide_y = self.slopes(curve, 1, sigma, sheet.ey, sheet.de, dcurve);
         (wide_x + wide_y) / (sigma * sigma * sigma)
     }

@@ -155,7 +155,7 @@ impl<'a, T: Real> Brush<'a, T> {
 
     /// Writes the gradients of points (2J), matrix (6) and pen (2), side by side.
     #[inline(always)]
-    fn draw_backward(&self, i: usize, memory: &mut [T], dr: &[T], r: &[T], raw: &[T], most: T, d: &mut [T]) {
+    fn draw_backward(&self, i: usize, memory: &mut [T], [dr, r, raw]: [&[T]; 3], most: T, d: &mut [T]) {
         let side = self.set.side;
         let (plane, rest) = memory.split_at_mut(self.raster.scratch());
         let (small, rest) = rest.split_at_mut(self.small());
@@ -267,9 +267,9 @@ impl Op for RenderStroke {
             let mut d = vec![T::ZERO; n * (2 * j + 8)];
             cpu::each_row(&mut d, 2 * j + 8, TOGETHER, #[inline(always)] |i, d| {
                 if is_live(Some(brush.on), i) {
-                    let [dr, r, raw] = [dy, r, raw].map(#[inline(always)] |all| &all[pixels * i..][..pixels]);
+                    let images = [dy, r, raw].map(#[inline(always)] |all| &all[pixels * i..][..pixels]);
                     with_scratch(brush.scratch(), #[inline(always)] |memory| {
-                        brush.draw_backward(i, memory, dr, r, raw, most[i], d);
+                        brush.draw_backward(i, memory, images, most[i], d);
                     });
                 }
             });
@@ -391,12 +391,12 @@ mod tests {
                 let wide: Vec<f64> = pen.to_f64().iter().map(|p| p * 4.0).collect();
                 Tensor::from_f64(tape.device(), pen.shape(), &wide)
             };
-            let error = gradcheck_at(&[points.clone()], |tape, x| {
+            let error = gradcheck_at(std::slice::from_ref(&points), |tape, x| {
                 let m = matrix(tape.constant(layout.clone()), placement);
                 render_stroke(x[0], m, tape.constant(pens(tape, &pen)), &on, set)
             });
             assert!(error < 1e-6, "points {placement:?}: {error}");
-            let error = gradcheck_at(&[pen.clone()], |tape, x| {
+            let error = gradcheck_at(std::slice::from_ref(&pen), |tape, x| {
                 let m = matrix(tape.constant(layout.clone()), placement);
                 render_stroke(tape.constant(points.clone()), m, x[0] * 4.0, &on, set)
             });

@@ -202,9 +202,7 @@ impl Sampler {
             }
         }
         let half = [self.width, self.height].map(|size| T::of((size - 1) as f64 / 2.0));
-        let mut total = sums.map(|lanes| lanes.into_iter().sum::<T>());
-        total.iter_mut().enumerate().for_each(|(k, t)| *t = *t * half[k / 3]);
-        total
+        std::array::from_fn(|k| half[k / 3] * sums[k].into_iter().sum())
     }
 
     /// [`Sampler::sample_backward`] of (matrix, image, dy) without margins.
