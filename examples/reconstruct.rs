@@ -87,13 +87,12 @@ fn draw(arguments: Arguments) -> Result<()> {
     let x = pixels(&images, (0..count).map(|i| i * images.len() / count), &device);
     let drawn = reconstruct(&model, &params, &x, arguments.particles as usize, Rng::new(arguments.seed, 0));
     let svg = arguments.out.with_extension("svg");
+    write_svg(&svg, &drawn)?;
     if kind == Some("png") {
         write_png(&arguments.out, &drawn)?;
-        println!("Written: {} and {}", arguments.out.display(), svg.display());
-    } else {
-        println!("Written: {}", svg.display());
+        println!("Written: {}", arguments.out.display());
     }
-    write_svg(&svg, &drawn)?;
+    println!("Written: {}", svg.display());
     let Summary { log_likelihood, elbo, strokes } = Summary::of(&drawn);
     println!("{count} images, the best of {} drawings each, in nats per image:", arguments.particles);
     println!("  log-likelihood     {log_likelihood:10.1}");

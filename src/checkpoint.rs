@@ -234,7 +234,9 @@ impl<'a> Checkpoint<'a> {
         let (mut missing, mut shapes, mut types) = (vec![], vec![], vec![]);
         let mut expect = |name: String, shape: &[usize], allowed: &[Dtype]| match self.entries.info(&name) {
             None => missing.push(name),
-            Some(info) if info.shape != shape => shapes.push(format!("{name} is {:?} instead of {shape:?}", info.shape)),
+            Some(info) if info.shape != shape => {
+                shapes.push(format!("{name} is {:?} instead of {shape:?}", info.shape))
+            }
             Some(info) if !allowed.contains(&info.dtype) => types.push(format!("{name} is {}", info.dtype)),
             Some(_) => {}
         };
@@ -261,8 +263,11 @@ impl<'a> Checkpoint<'a> {
             ("of another type than they should: ", types),
             ("unexpected: ", unexpected),
         ];
-        let problems: Vec<String> =
-            problems.into_iter().filter(|(_, names)| !names.is_empty()).map(|(what, names)| what.to_owned() + &names.join(", ")).collect();
+        let problems: Vec<String> = problems
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(what, names)| what.to_owned() + &names.join(", "))
+            .collect();
         if problems.is_empty() { Ok(()) } else { Err(self.fail(format!("entries are wrong; {}", problems.join("; ")))) }
     }
 
@@ -317,10 +322,12 @@ fn damage(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
 /// The configuration in `text`, or what is wrong with it.
 fn parse_config(text: &str) -> Result<Config, String> {
     let value: Value = serde_json::from_str(text).map_err(|e| format!("its configuration is not JSON ({e})"))?;
-    let config = Config::deserialize(&value).map_err(|e| format!("its configuration is not one of this version ({e})"))?;
+    let config =
+        Config::deserialize(&value).map_err(|e| format!("its configuration is not one of this version ({e})"))?;
     let known = serde_json::to_value(&config).expect("plain data can be written as JSON");
     let fields = value.as_object().map(|object| object.keys());
-    let newer: Vec<&str> = fields.into_iter().flatten().map(String::as_str).filter(|&field| known.get(field).is_none()).collect();
+    let newer: Vec<&str> =
+        fields.into_iter().flatten().map(String::as_str).filter(|&field| known.get(field).is_none()).collect();
     if !newer.is_empty() {
         return Err(format!("its configuration has fields that this version does not know ({})", newer.join(", ")));
     }

@@ -87,7 +87,14 @@ fn draw(
 }
 
 /// Row `row` of a pass as the reconstruction of image `i`.
-fn extract(model: &Model, images: &Tensor, i: usize, steps: &[Step], row: usize, log_likelihood: f64) -> Reconstruction {
+fn extract(
+    model: &Model,
+    images: &Tensor,
+    i: usize,
+    steps: &[Step],
+    row: usize,
+    log_likelihood: f64,
+) -> Reconstruction {
     let of = |value: Tensor| value.rows(row, 1).to_f32();
     let drawn = steps.iter().filter(|step| of(step.onoff.value()) == [1.0]);
     let strokes = drawn.map(|step| {

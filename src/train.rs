@@ -298,7 +298,8 @@ impl Trainer {
     /// # Errors
     /// [`Error::NotFinite`] with the name of the op, if the loss or a gradient is not finite; nothing is changed then.
     pub fn step(&mut self) -> Result<Report> {
-        let x = self.batch();
+        let chosen = self.next_images().to_vec();
+        let x = pixels(&self.images, chosen.into_iter().map(|i| i as usize), self.params.device());
         let rng = Rng::new(self.settings.seed, self.running.iteration);
         let noise = Noise::draw(&self.model, self.params.device(), x.shape()[0], rng);
         let pass = Pass { noise, dropout: Dropout::Random(rng), skip_stopped: true, baseline: true, watch: false };
@@ -324,16 +325,15 @@ impl Trainer {
         Ok(report)
     }
 
-    /// The images of the next update, `[B, H, W]` with ink in [0, 1].
-    fn batch(&mut self) -> Tensor {
+    /// The images of the next update, as numbers in the training set.
+    pub fn next_images(&mut self) -> &[u32] {
         let (n, batch) = (self.images.len(), self.settings.batch);
         let per_epoch = n.div_ceil(batch) as u64;
         let (epoch, within) = (self.running.iteration / per_epoch, (self.running.iteration % per_epoch) as usize);
         if self.order.0 != epoch {
             self.order = (epoch, Rng::new(self.settings.seed, epoch).permutation(ORDER, n));
         }
-        let chosen = &self.order.1[within * batch..n.min((within + 1) * batch)];
-        pixels(&self.images, chosen.iter().map(|&i| i as usize), self.params.device())
+        &self.order.1[within * batch..n.min((within + 1) * batch)]
     }
 
     /// What in this step is the first to be not finite.

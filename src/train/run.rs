@@ -77,7 +77,8 @@ impl Options {
     pub fn folder(&self) -> PathBuf {
         let preset = self.preset.unwrap_or_default();
         let placement = if self.placement() == Placement::Warp { "warp" } else { "points" };
-        let by_default = || Path::new("runs").join(format!("{}-{preset}-{placement}", word(&self.source().to_string())));
+        let by_default =
+            || Path::new("runs").join(format!("{}-{preset}-{placement}", word(&self.source().to_string())));
         self.out.clone().unwrap_or_else(by_default)
     }
 
@@ -244,7 +245,8 @@ impl Run {
             (MetricsFile::open(&folder.join("metrics.csv"), &names, next)?, EventFile::create(&folder, next)?);
         // Sets are often sorted, so the images are taken from everywhere.
         let device = trainer.params().device();
-        let spread = |n: usize| pixels(test, (0..n.min(test.len())).map(|i| i * test.len() / n.min(test.len())), device);
+        let spread =
+            |n: usize| pixels(test, (0..n.min(test.len())).map(|i| i * test.len() / n.min(test.len())), device);
         let (pictured, measured) = (spread(PICTURED), spread(MEASURED));
         let progress = Progress::new(&trainer);
         Ok(Run { trainer, folder, pictured, measured, metrics, events, progress })
@@ -378,7 +380,10 @@ fn panels(metrics: &Metrics) -> Vec<Panel> {
     let panel = |title: &str, y_label: &str, lines: &[(&str, &str)]| Panel {
         title: title.into(),
         y_label: y_label.into(),
-        series: lines.iter().map(|(name, label)| (label.to_string(), metrics.points(name).unwrap_or_default())).collect(),
+        series: lines
+            .iter()
+            .map(|(name, label)| (label.to_string(), metrics.points(name).unwrap_or_default()))
+            .collect(),
     };
     vec![
         panel("Evidence lower bound", "nats per image", &[("elbo", "ELBO"), ("log_likelihood", "log-likelihood")]),
@@ -409,7 +414,8 @@ impl Progress {
     fn new(trainer: &Trainer) -> Self {
         let (settings, first) = (trainer.settings(), trainer.updates());
         let bar = io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}  {eta} left").expect("a valid template");
+            let style =
+                ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}  {eta} left").expect("a valid template");
             let bar = ProgressBar::with_draw_target(Some(settings.steps), ProgressDrawTarget::stderr_with_hz(4));
             bar.with_style(style).with_position(first)
         });
@@ -448,7 +454,11 @@ impl Progress {
             None if self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY) || step == self.total => {
                 self.last_line = Some(Instant::now());
                 let left = self.began.elapsed().as_secs_f64() / (step - self.first) as f64 * (self.total - step) as f64;
-                eprintln!("step {step}/{}  {message}  {} left", self.total, indicatif::HumanDuration(Duration::from_secs_f64(left)));
+                eprintln!(
+                    "step {step}/{}  {message}  {} left",
+                    self.total,
+                    indicatif::HumanDuration(Duration::from_secs_f64(left))
+                );
             }
             None => {}
         }
