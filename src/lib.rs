@@ -1,6 +1,7 @@
 //! Drawing out of Distribution (DooD): a model that learns, without labels, to draw.
 #![warn(missing_docs)]
 
+pub mod checkpoint;
 mod cpu;
 pub mod data;
 mod device;
@@ -17,9 +18,11 @@ pub mod optim;
 mod params;
 pub mod profile;
 mod real;
+pub mod reconstruct;
 pub mod rng;
 mod tape;
 mod tensor;
+pub mod train;
 
 pub use device::{DType, Device};
 pub use error::{Error, Result};

@@ -53,9 +53,16 @@ impl Model {
     /// # Errors
     /// Sizes that cannot be.
     pub fn new(config: &Config, start: Start, device: &Device) -> Result<(Self, Params)> {
+        let mut builder = ParamsBuilder::new();
+        let model = Self::declare(config, start, &mut builder)?;
+        Ok((model, builder.build(device)))
+    }
+
+    /// As [`Model::new`], leaving the builder to the caller.
+    pub(crate) fn declare(config: &Config, start: Start, p: &mut ParamsBuilder) -> Result<Self> {
         config.check()?;
         let c = config;
-        let (init, p) = (Init { seed: start.seed }, &mut ParamsBuilder::new());
+        let init = Init { seed: start.seed };
         let (f, h) = (c.features, c.hidden);
         let cnn = |p: &mut ParamsBuilder, name| Cnn::new(p, init, name, c.image, [c.conv1, c.conv2], f);
         let (image_cnn, residual_cnn) = (cnn(p, "image_cnn"), cnn(p, "residual_cnn"));
@@ -67,7 +74,7 @@ impl Model {
         let layout_bias = [0.0, 0.0, 6.0, 0.0, -4.0, -4.0, -4.0, -4.0, 0.0];
         let pen_bias = if bold { [-4.0, 4.0] } else { [-2.0, 2.0] };
         let seen = h + f + f + 1;
-        let model = Model {
+        Ok(Model {
             config: c.clone(),
             image_cnn,
             residual_cnn,
@@ -90,8 +97,7 @@ impl Model {
                 p.group(0);
                 p.scope("likelihood", |p| p.add("raw_scale", &[c.image, c.image], |_| 0.0))
             },
-        };
-        Ok((model, std::mem::take(p).build(device)))
+        })
     }
 }
 

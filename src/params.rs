@@ -41,6 +41,9 @@ const ALIGN: usize = 64;
 pub struct ParamsBuilder {
     specs: Vec<Spec>,
     values: Vec<f32>,
+    /// Elements of the slab so far.
+    len: usize,
+    blank: bool,
     prefix: String,
     group: usize,
 }
@@ -49,6 +52,17 @@ impl ParamsBuilder {
     /// Nothing declared yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Nothing declared yet, and every value will be 0 whatever [`ParamsBuilder::add`] is told: for values that come from a file.
+    /// Takes no memory for values before [`ParamsBuilder::build`].
+    pub fn blank() -> Self {
+        ParamsBuilder { blank: true, ..Self::default() }
+    }
+
+    /// What was added so far.
+    pub fn specs(&self) -> &[Spec] {
+        &self.specs
     }
 
     /// Runs `declare` with `name.` in front of every parameter that it adds.
@@ -74,10 +88,13 @@ impl ParamsBuilder {
     /// Adds a parameter whose i-th element (row-major) starts as `value(i)`.
     pub fn add(&mut self, name: &str, shape: &[usize], value: impl FnMut(usize) -> f64) -> ParamId {
         let mut value = value;
-        let at = self.values.len();
+        let at = self.len;
         let n: usize = shape.iter().product();
-        self.values.extend((0..n).map(|i| value(i) as f32));
-        self.values.resize(at + n.next_multiple_of(ALIGN), 0.0);
+        self.len += n.next_multiple_of(ALIGN);
+        if !self.blank {
+            self.values.extend((0..n).map(|i| value(i) as f32));
+            self.values.resize(self.len, 0.0);
+        }
         let name = self.full_name(name);
         assert!(self.specs.iter().all(|s| s.name != name), "parameter {name} is declared twice");
         self.specs.push(Spec { name, shape: shape.to_vec(), group: self.group, at });
@@ -86,7 +103,12 @@ impl ParamsBuilder {
 
     /// Moves everything to `device`.
     pub fn build(self, device: &Device) -> Params {
-        Params { slab: Tensor::from_f32(device, &[self.values.len()], &self.values), specs: self.specs }
+        let slab = if self.blank {
+            Tensor::zeros(device, &[self.len])
+        } else {
+            Tensor::from_f32(device, &[self.len], &self.values)
+        };
+        Params { slab, specs: self.specs }
     }
 }
 

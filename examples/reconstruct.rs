@@ -1,0 +1,112 @@
+//! Draws images with a trained model: a picture of every stroke, the curves as SVG, and how good they are.
+
+use clap::{Parser, ValueEnum};
+use dood::{
+    Device, Error, Result, checkpoint,
+    data::{self, Source},
+    reconstruct::{Summary, reconstruct, write_png, write_svg},
+    rng::Rng,
+    train::pixels,
+};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// Draws images stroke by stroke with a trained model.
+///
+/// Every image is drawn several times, and the drawing with the highest likelihood is kept.
+#[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  reconstruct --checkpoint runs/mnist-quick-warp/checkpoint-00002000.safetensors --data mnist
+  reconstruct --checkpoint runs/mnist-quick-warp --data kmnist --count 30 --out strange.svg")]
+struct Arguments {
+    /// A checkpoint, or a run's folder for its newest one
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    /// Images to draw: mnist, kmnist, emnist, quickdraw or omniglot, each with an optional folder as in mnist:FOLDER;
+    /// idx:FOLDER; synthetic
+    #[arg(long, value_name = "SOURCE")]
+    data: Source,
+    /// How many images
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    count: u32,
+    /// From which part of the set
+    #[arg(long, default_value = "test")]
+    split: Split,
+    /// Drawings per image, of which the best is kept
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    particles: u32,
+    /// A .png, beside which a .svg is written, or a .svg alone
+    #[arg(long, default_value = "reconstruction.png", value_name = "FILE")]
+    out: PathBuf,
+    /// Key of the random numbers
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Where to compute: auto, cpu or cuda
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// CPU threads; results do not depend on their number [default: all]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Split {
+    Train,
+    Test,
+}
+
+/// The checkpoint itself, or the newest one of a folder.
+fn newest(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.into());
+    }
+    checkpoint::latest(path)?.ok_or_else(|| Error::Usage(format!("there is no checkpoint in {}", path.display())))
+}
+
+fn draw(arguments: Arguments) -> Result<()> {
+    if let Some(threads) = arguments.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
+        pool.expect("nothing has used the threads before");
+    }
+    let kind = arguments.out.extension().and_then(|kind| kind.to_str());
+    if !matches!(kind, Some("png" | "svg")) {
+        return Err(Error::Usage(format!("--out {} must end in .png or .svg", arguments.out.display())));
+    }
+    let device = Device::from_name(&arguments.device)?;
+    let (model, params) = checkpoint::load(&newest(&arguments.checkpoint)?, &device)?;
+    let set = data::load(&arguments.data, model.config.image)?;
+    let images = match arguments.split {
+        Split::Train => set.train,
+        Split::Test => set.test,
+    };
+    // Sets are often sorted by class, so the images are taken from everywhere.
+    let count = images.len().min(arguments.count as usize);
+    let x = pixels(&images, (0..count).map(|i| i * images.len() / count), &device);
+    let drawn = reconstruct(&model, &params, &x, arguments.particles as usize, Rng::new(arguments.seed, 0));
+    let svg = arguments.out.with_extension("svg");
+    write_svg(&svg, &drawn)?;
+    if kind == Some("png") {
+        write_png(&arguments.out, &drawn)?;
+        println!("Written: {}", arguments.out.display());
+    }
+    println!("Written: {}", svg.display());
+    let Summary { log_likelihood, elbo, strokes } = Summary::of(&drawn);
+    println!("{count} images, the best of {} drawings each, in nats per image:", arguments.particles);
+    println!("  log-likelihood     {log_likelihood:10.1}");
+    println!("  ELBO               {elbo:10.1}");
+    println!("  strokes per image  {strokes:10.2}");
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match draw(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

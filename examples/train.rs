@@ -1,0 +1,120 @@
+//! Trains a model: `cargo run --release --example train` needs nothing else.
+
+use clap::Parser;
+use dood::{
+    Device, Result,
+    data::Source,
+    ops::Placement,
+    train::{self, Options, Outcome, Preset},
+};
+use std::{path::PathBuf, process::ExitCode};
+
+/// Trains a model that learns to draw images stroke by stroke.
+///
+/// Without any option it learns from synthetic strokes for a few minutes, and then says where everything is.
+#[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  train                                          a small model on synthetic strokes
+  train --data mnist --download                  a small model on MNIST, fetched on first use
+  train --data idx:FOLDER --steps 5000           on your own images, in the format of MNIST
+  train --preset paper --data mnist              as published: days on a GPU
+  train --resume --out runs/mnist-quick-warp     go on with a run that was stopped
+
+Files in the run's folder:
+  reconstruction.png, .svg    test images as the model draws them; older ones are in history/
+  metrics.csv, metrics.svg    how training went; also for TensorBoard: tensorboard --logdir FOLDER
+  checkpoint-*.safetensors    parameters and state; the newest three are kept
+
+Ctrl-C saves a checkpoint before it stops.")]
+struct Arguments {
+    /// Images to learn from: mnist, kmnist, emnist, quickdraw or omniglot, each with an optional folder as in mnist:FOLDER;
+    /// idx:FOLDER; synthetic [default: synthetic]
+    #[arg(long, value_name = "SOURCE")]
+    data: Option<Source>,
+    /// Fetch the data from their official address if they are not there
+    #[arg(long)]
+    download: bool,
+    /// Model size and settings: quick (minutes) or paper (as published) [default: quick]
+    #[arg(long, value_parser = word::<Preset>)]
+    preset: Option<Preset>,
+    /// How strokes get onto the canvas: warp (drawn in a window, then warped) or points (control points are moved) [default: warp]
+    #[arg(long, value_parser = word::<Placement>)]
+    placement: Option<Placement>,
+    /// Updates to make in total [default: 2000, paper 500001]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    steps: Option<u64>,
+    /// Images per update [default: 64]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Option<u32>,
+    /// Key of all random numbers: the same seed gives the same run, bit for bit [default: 0]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Learning rate of the model
+    #[arg(long, value_name = "RATE")]
+    learning_rate: Option<f64>,
+    /// Folder for everything the run writes [default: runs/DATA-PRESET-PLACEMENT]
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Go on from the newest checkpoint in the folder
+    #[arg(long)]
+    resume: bool,
+    /// Updates between checkpoints
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
+    checkpoint_every: Option<u64>,
+    /// Updates between pictures
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
+    picture_every: Option<u64>,
+    /// Updates between rows of metrics
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
+    log_every: Option<u64>,
+    /// Particles of the bound on log p(x) estimated at the end, 0 for none [default: 20, paper 200]
+    #[arg(long, value_name = "PARTICLES")]
+    iwae: Option<usize>,
+    /// Where to compute: auto, cpu or cuda
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// CPU threads; results do not depend on their number [default: all]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+/// Reads a value that is written as one word, as in checkpoints.
+fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(text.into()).map_err(|e| e.to_string())
+}
+
+fn train(arguments: Arguments) -> Result<Outcome> {
+    if let Some(threads) = arguments.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
+        pool.expect("nothing has used the threads before");
+    }
+    let options = Options {
+        data: arguments.data,
+        preset: arguments.preset,
+        placement: arguments.placement,
+        steps: arguments.steps,
+        batch: arguments.batch.map(|batch| batch as usize),
+        seed: arguments.seed,
+        learning_rate: arguments.learning_rate,
+        log_every: arguments.log_every,
+        picture_every: arguments.picture_every,
+        checkpoint_every: arguments.checkpoint_every,
+        out: arguments.out,
+        resume: arguments.resume,
+        download: arguments.download,
+        iwae: arguments.iwae,
+    };
+    train::run(&options, &Device::from_name(&arguments.device)?)
+}
+
+fn main() -> ExitCode {
+    match train(Arguments::parse()) {
+        Ok(Outcome::Finished) => ExitCode::SUCCESS,
+        Ok(Outcome::Interrupted) => ExitCode::from(130),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! Checkpoints: one safetensors file with the parameters under their names, and what training needs to go on as if it had never
+//! stopped.
+//!
+//! | entry | what |
+//! | --- | --- |
+//! | `<name>` | a parameter, `F32` (or `F64` from a double-precision device) |
+//! | `adam.m.<name>`, `adam.v.<name>`, `adam.step` | Adam's moments and its number of updates (`I64`) |
+//! | `nvil.mean`, `nvil.var`, `iteration` | running statistics of the learning signal, number of updates (`I64`) |
+//!
+//! The metadata hold the model's [`Config`] (`config`) and the run's settings (`settings`) as JSON. The same state gives the same
+//! bytes.
+
+use crate::{
+    DType, Device, Error, Params, ParamsBuilder, Result, Spec, Tensor,
+    device::on_device,
+    files,
+    model::{Config, Model, Start, objective::Running},
+    optim::Adam,
+    real::Real,
+};
+use safetensors::{Dtype, SafeTensors, tensor::Metadata};
+use serde::Deserialize;
+use serde_json::Value;
+use std::{
+    collections::HashSet,
+    fmt::Write as _,
+    fs,
+    io::{self, ErrorKind, Write},
+    path::{Path, PathBuf},
+};
+
+/// What a checkpoint holds beside the parameters.
+pub struct Progress<'a> {
+    /// The optimiser.
+    pub adam: &'a Adam,
+    /// Statistics of the learning signal, and the number of updates so far.
+    pub running: &'a Running,
+    /// What identifies the run, as JSON; given back by [`Checkpoint::settings`].
+    pub settings: &'a Value,
+}
+
+/// An entry of the file: what it is called and what it holds.
+struct Entry {
+    name: String,
+    shape: Vec<usize>,
+    content: Content,
+}
+
+enum Content {
+    Count(u64),
+    Values(Tensor),
+}
+
+impl Entry {
+    fn count(name: &str, value: u64) -> Self {
+        Entry { name: name.into(), shape: vec![], content: Content::Count(value) }
+    }
+
+    /// `slab` is laid out like the parameters; this is the part that belongs to `spec`.
+    fn values(name: String, slab: &Tensor, spec: &Spec) -> Self {
+        let window = slab.window(spec.range().start, &spec.shape);
+        Entry { name, shape: spec.shape.clone(), content: Content::Values(window) }
+    }
+
+    fn dtype(&self) -> &'static str {
+        match &self.content {
+            Content::Count(_) => "I64",
+            Content::Values(values) if values.device().dtype() == DType::F64 => "F64",
+            Content::Values(_) => "F32",
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let size = if self.dtype() == "F32" { 4 } else { 8 };
+        size * self.shape.iter().product::<usize>()
+    }
+
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        const { assert!(cfg!(target_endian = "little"), "safetensors are little-endian") };
+        match &self.content {
+            Content::Count(value) => out.write_all(&(*value as i64).to_le_bytes()),
+            Content::Values(values) => {
+                on_device!(values.device(), T => out.write_all(bytemuck::cast_slice(values.slice::<T>())))
+            }
+        }
+    }
+}
+
+/// Writes a checkpoint atomically: whatever happens, `path` holds a complete file or what it held before.
+///
+/// Without `progress` it is good for evaluation only. Nothing is copied but one buffer of a few kilobytes.
+pub fn save(path: &Path, config: &Config, params: &Params, progress: Option<&Progress>) -> Result<()> {
+    let named = |slab, prefix: &'static str| {
+        params.specs().iter().map(move |spec| Entry::values(format!("{prefix}{}", spec.name), slab, spec))
+    };
+    // 8-byte entries come first, so that every entry is aligned.
+    let mut entries = vec![];
+    let mut metadata = vec![("config", json(config))];
+    if let Some(Progress { adam, running, settings }) = progress {
+        entries.push(Entry::count("adam.step", adam.steps()));
+        entries.push(Entry::count("iteration", running.iteration));
+        metadata.push(("settings", json(settings)));
+    }
+    entries.extend(named(params.slab(), ""));
+    if let Some(Progress { adam, running, .. }) = progress {
+        let [m, v] = adam.moments();
+        entries.extend(named(m, "adam.m."));
+        entries.extend(named(v, "adam.v."));
+        for (i, name) in ["nvil.mean", "nvil.var"].into_iter().enumerate() {
+            let content = Content::Values(running.statistics.window(i, &[]));
+            entries.push(Entry { name: name.into(), shape: vec![], content });
+        }
+    }
+    let header = header(&entries, &metadata);
+    files::write_atomically(path, |out| {
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(header.as_bytes())?;
+        entries.iter().try_for_each(|entry| entry.write(out))
+    })
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("plain data can be written as JSON")
+}
+
+/// The JSON header of a safetensors file, padded with spaces to a multiple of 8 bytes.
+fn header(entries: &[Entry], metadata: &[(&str, String)]) -> String {
+    let pairs: Vec<String> = metadata.iter().map(|(key, text)| format!("{}:{}", json(key), json(text))).collect();
+    let mut header = format!("{{\"__metadata__\":{{{}}}", pairs.join(","));
+    let mut at = 0;
+    for entry in entries {
+        let end = at + entry.bytes();
+        let _ = write!(
+            header,
+            ",{}:{{\"dtype\":\"{}\",\"shape\":{:?},\"data_offsets\":[{at},{end}]}}",
+            json(&entry.name),
+            entry.dtype(),
+            entry.shape
+        );
+        at = end;
+    }
+    header.push('}');
+    let padded = header.len().next_multiple_of(8);
+    header.extend(std::iter::repeat_n(' ', padded - header.len()));
+    header
+}
+
+/// A checkpoint in memory, its header and configuration checked.
+pub struct Checkpoint<'a> {
+    /// What error messages call it.
+    name: String,
+    entries: Metadata,
+    data: &'a [u8],
+    config: Config,
+    settings: Option<Value>,
+}
+
+impl<'a> Checkpoint<'a> {
+    /// Reads the header of `bytes`; `name` is what error messages call the file.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if it is no complete safetensors file, or has no configuration that this version can use.
+    pub fn parse(bytes: &'a [u8], name: &str) -> Result<Self> {
+        let fail = |what: String| Error::Checkpoint(format!("{name} cannot be used as a checkpoint: {what}"));
+        let (header, entries) = SafeTensors::read_metadata(bytes).map_err(|e| fail(damage(bytes, &e)))?;
+        let text = |key| entries.metadata().as_ref().and_then(|m| m.get(key));
+        let foreign = || fail("it holds no model configuration, so another program wrote it".into());
+        let config = parse_config(text("config").ok_or_else(foreign)?).map_err(fail)?;
+        let settings = text("settings").map(|s| serde_json::from_str(s)).transpose();
+        let settings = settings.map_err(|e| fail(format!("its settings are not JSON ({e})")))?;
+        Ok(Checkpoint { name: name.into(), data: &bytes[8 + header..], entries, config, settings })
+    }
+
+    /// The model's configuration; its sizes are possible ones, but see [`Checkpoint::model`].
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What [`Progress::settings`] was; `None` in a checkpoint for evaluation only.
+    pub fn settings(&self) -> Option<&Value> {
+        self.settings.as_ref()
+    }
+
+    /// The model and its parameters. Parameters of the other precision are converted.
+    ///
+    /// No memory is taken before every name and shape was found to be what the configuration asks for.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] with all names that are missing, unexpected, or of another shape or type, or with a parameter that
+    /// holds a value that is not finite.
+    pub fn model(&self, device: &Device) -> Result<(Model, Params)> {
+        let mut builder = ParamsBuilder::blank();
+        let model = Model::declare(&self.config, Start { seed: 0, bold: false }, &mut builder)?;
+        self.check(builder.specs(), &[""], true)?;
+        let mut params = builder.build(device);
+        let specs = params.specs().to_vec();
+        on_device!(device, T => self.fill("", &specs, params.slab_mut::<T>()))?;
+        Ok((model, params))
+    }
+
+    /// Puts the optimiser where it was, and returns the running statistics with the number of updates.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::model`]; also if this is a checkpoint for evaluation only.
+    pub fn resume(&self, params: &Params, adam: &mut Adam) -> Result<Running> {
+        self.check(params.specs(), &["adam.m.", "adam.v."], false)?;
+        let device = params.device();
+        let moments = ["adam.m.", "adam.v."].map(|prefix| {
+            let mut slab = Tensor::zeros(device, params.slab().shape());
+            on_device!(device, T => self.fill(prefix, params.specs(), slab.slice_mut::<T>())).map(|()| slab)
+        });
+        let [m, v] = moments;
+        let count = |name: &str| {
+            let bytes = self.bytes(name).try_into().expect("checked to be one I64");
+            u64::try_from(i64::from_le_bytes(bytes)).map_err(|_| self.fail(format!("{name} is negative")))
+        };
+        adam.restore(m?, v?, count("adam.step")?);
+        let statistics = on_device!(device, T => {
+            let mut statistics = [T::ZERO; 2];
+            self.read("nvil.mean", &mut statistics[..1])?;
+            self.read("nvil.var", &mut statistics[1..])?;
+            Tensor::from_vec(device, &[2], statistics.to_vec())
+        });
+        Ok(Running { statistics, iteration: count("iteration")? })
+    }
+
+    fn fail(&self, what: String) -> Error {
+        Error::Checkpoint(format!("{} cannot be used as a checkpoint: {what}", self.name))
+    }
+
+    /// Compares the names, shapes and types of all entries `prefix + name` with `specs`; with `all`, there may be no others but
+    /// those of [`Checkpoint::resume`], otherwise the single numbers of training must be there.
+    fn check(&self, specs: &[Spec], prefixes: &[&str], all: bool) -> Result<()> {
+        let (mut missing, mut shapes, mut types) = (vec![], vec![], vec![]);
+        let mut expect = |name: String, shape: &[usize], allowed: &[Dtype]| match self.entries.info(&name) {
+            None => missing.push(name),
+            Some(info) if info.shape != shape => {
+                shapes.push(format!("{name} is {:?} instead of {shape:?}", info.shape))
+            }
+            Some(info) if !allowed.contains(&info.dtype) => types.push(format!("{name} is {}", info.dtype)),
+            Some(_) => {}
+        };
+        for prefix in prefixes {
+            for spec in specs {
+                expect(format!("{prefix}{}", spec.name), &spec.shape, &[Dtype::F32, Dtype::F64]);
+            }
+        }
+        let mut unexpected = vec![];
+        if all {
+            let known: HashSet<&str> = specs.iter().map(|s| s.name.as_str()).collect();
+            let ours = |name: &str| {
+                let name = name.strip_prefix("adam.m.").or_else(|| name.strip_prefix("adam.v.")).unwrap_or(name);
+                known.contains(name) || NUMBERS.iter().any(|(number, _)| *number == name)
+            };
+            unexpected = self.entries.offset_keys();
+            unexpected.retain(|name| !ours(name));
+        } else {
+            NUMBERS.iter().for_each(|(name, allowed)| expect(name.to_string(), &[], allowed));
+        }
+        let problems = [
+            ("missing: ", missing),
+            ("of another shape: ", shapes),
+            ("of another type than they should: ", types),
+            ("unexpected: ", unexpected),
+        ];
+        let problems: Vec<String> = problems
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(what, names)| what.to_owned() + &names.join(", "))
+            .collect();
+        if problems.is_empty() { Ok(()) } else { Err(self.fail(format!("entries are wrong; {}", problems.join("; ")))) }
+    }
+
+    fn bytes(&self, name: &str) -> &'a [u8] {
+        let (start, end) = self.entries.info(name).expect("the entry was checked to be there").data_offsets;
+        &self.data[start..end]
+    }
+
+    fn fill<T: Real>(&self, prefix: &str, specs: &[Spec], slab: &mut [T]) -> Result<()> {
+        specs.iter().try_for_each(|spec| self.read(&format!("{prefix}{}", spec.name), &mut slab[spec.range()]))
+    }
+
+    fn read<T: Real>(&self, name: &str, values: &mut [T]) -> Result<()> {
+        let bytes = self.bytes(name);
+        if bytes.len() == 8 * values.len() {
+            let numbers = bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b));
+            values.iter_mut().zip(numbers).for_each(|(x, number)| *x = T::of(number));
+        } else {
+            let numbers = bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b));
+            values.iter_mut().zip(numbers).for_each(|(x, number)| *x = T::of(number.into()));
+        }
+        match values.iter().position(|x| !x.is_finite()) {
+            None => Ok(()),
+            Some(i) => Err(self.fail(format!("element {i} of {name} is {:?}", values[i]))),
+        }
+    }
+}
+
+/// The single numbers of training, and the types they may have.
+const NUMBERS: [(&str, &[Dtype]); 4] = [
+    ("adam.step", &[Dtype::I64]),
+    ("iteration", &[Dtype::I64]),
+    ("nvil.mean", &[Dtype::F32, Dtype::F64]),
+    ("nvil.var", &[Dtype::F32, Dtype::F64]),
+];
+
+/// Why a file is no safetensors file, in words.
+fn damage(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
+    use safetensors::SafeTensorError::*;
+    let header = bytes.first_chunk().map_or(u64::MAX, |&n| u64::from_le_bytes(n));
+    let looks_right = bytes.get(8) == Some(&b'{') && header < 1 << 30;
+    match error {
+        _ if bytes.is_empty() => "it is empty".into(),
+        MetadataIncompleteBuffer | InvalidHeaderLength if looks_right => {
+            format!("it is truncated or has bytes too many ({} bytes)", bytes.len())
+        }
+        _ if looks_right => format!("its header is damaged ({error})"),
+        _ => "it is not a safetensors file".into(),
+    }
+}
+
+/// The configuration in `text`, or what is wrong with it.
+fn parse_config(text: &str) -> Result<Config, String> {
+    let value: Value = serde_json::from_str(text).map_err(|e| format!("its configuration is not JSON ({e})"))?;
+    let config =
+        Config::deserialize(&value).map_err(|e| format!("its configuration is not one of this version ({e})"))?;
+    let known = serde_json::to_value(&config).expect("plain data can be written as JSON");
+    let fields = value.as_object().map(|object| object.keys());
+    let newer: Vec<&str> =
+        fields.into_iter().flatten().map(String::as_str).filter(|&field| known.get(field).is_none()).collect();
+    if !newer.is_empty() {
+        return Err(format!("its configuration has fields that this version does not know ({})", newer.join(", ")));
+    }
+    config.check().map_err(|e| e.to_string())?;
+    Ok(config)
+}
+
+/// The checkpoint of update `step` in `folder`.
+pub fn path(folder: &Path, step: u64) -> PathBuf {
+    folder.join(format!("checkpoint-{step:08}.safetensors"))
+}
+
+/// The steps of all checkpoints in `folder`, in ascending order; none if there is no such folder.
+pub fn steps(folder: &Path) -> Result<Vec<u64>> {
+    let list = match fs::read_dir(folder) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(vec![]),
+        list => list.and_then(|list| list.collect::<io::Result<Vec<_>>>()),
+    };
+    let list = list.map_err(|e| Error::io("list the folder", folder, e))?;
+    let step = |name: &str| name.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok();
+    let mut steps: Vec<u64> = list.iter().filter_map(|entry| step(entry.file_name().to_str()?)).collect();
+    steps.sort_unstable();
+    Ok(steps)
+}
+
+/// The newest checkpoint in `folder`. It is complete, because a checkpoint gets its name only once it is.
+pub fn latest(folder: &Path) -> Result<Option<PathBuf>> {
+    Ok(steps(folder)?.last().map(|&step| path(folder, step)))
+}
+
+/// Removes all but the newest `keep` checkpoints of `folder`, and what interrupted writes have left behind.
+pub fn prune(folder: &Path, keep: usize) -> Result<()> {
+    let steps = steps(folder)?;
+    let old = steps.iter().rev().skip(keep).map(|&step| path(folder, step));
+    let abandoned = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(".checkpoint-") && name.ends_with(".partial")
+    };
+    let list = fs::read_dir(folder).map_err(|e| Error::io("list the folder", folder, e))?;
+    let partial = list.filter_map(|entry| Some(entry.ok()?.path())).filter(abandoned);
+    old.chain(partial).try_for_each(|path| match fs::remove_file(&path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", &path, e)),
+        _ => Ok(()),
+    })
+}
+
+/// The model and its parameters from a file, for evaluation.
+pub fn load(path: &Path, device: &Device) -> Result<(Model, Params)> {
+    let bytes = files::read(path)?;
+    Checkpoint::parse(&bytes, &path.display().to_string())?.model(device)
+}

@@ -1,0 +1,413 @@
+//! Training: [`Trainer`] makes one update after the other, [`run`](fn@run) does everything around it that a program needs.
+//!
+//! A step is a function of the state in a checkpoint and of nothing else: the order of images comes from (seed, epoch), noise and
+//! dropout from (seed, step). So a run is reproducible to the bit from its seed, with any number of threads, and a resumed run is
+//! equal to one that never stopped.
+
+mod run;
+
+pub use run::{Options, Outcome, run};
+
+use crate::{
+    Device, Error, Grads, Params, Result, Tape, Tensor,
+    checkpoint::{self, Checkpoint, Progress},
+    cpu,
+    data::{Images, Set, Source},
+    device::on_device,
+    model::{
+        Config, Model, Start,
+        objective::{Loss, Running},
+        recognition::{Dropout, Noise, Pass, Step},
+    },
+    ops::Placement,
+    optim::Adam,
+    real::Real,
+    rng::{Rng, Stream},
+};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::{
+    cell::RefCell,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+/// A model size together with settings that suit it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preset {
+    /// [`Config::quick`] for 2,000 steps: minutes on a laptop.
+    #[default]
+    Quick,
+    /// [`Config::paper`] for 500,001 steps, as published.
+    Paper,
+}
+
+impl Preset {
+    /// The model.
+    pub fn config(self, placement: Placement) -> Config {
+        match self {
+            Preset::Quick => Config::quick(placement),
+            Preset::Paper => Config::paper(placement),
+        }
+    }
+
+    /// The run (section 9). Sets without thousands of examples of few shapes start boldly, as Omniglot did.
+    pub fn settings(self, source: &Source) -> Settings {
+        let bold = matches!(source, Source::Synthetic | Source::Public { set: Set::Omniglot, .. });
+        let quick = self == Preset::Quick;
+        Settings {
+            data: source.to_string(),
+            preset: self,
+            steps: if quick { 2_000 } else { 500_001 },
+            batch: 64,
+            seed: 0,
+            rates: if quick { [1e-3, 1e-3] } else { [1e-4, 1e-3] },
+            bold,
+            images: 0,
+            log_every: if quick { 10 } else { 100 },
+            picture_every: if quick { 500 } else { 5_000 },
+            checkpoint_every: if quick { 500 } else { 5_000 },
+        }
+    }
+}
+
+impl fmt::Display for Preset {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(if *self == Preset::Quick { "quick" } else { "paper" })
+    }
+}
+
+/// What fixes a run beside the model's [`Config`]. Stored as JSON in checkpoints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Where the images come from, as a [`Source`] is printed.
+    pub data: String,
+    /// Where the other settings come from.
+    pub preset: Preset,
+    /// Updates at which the run ends.
+    pub steps: u64,
+    /// Images per update; the last batch of an epoch holds what is left.
+    pub batch: usize,
+    /// Key of all random numbers.
+    pub seed: u64,
+    /// Learning rates of the model and of its baseline.
+    pub rates: [f64; 2],
+    /// Begin with many broad strokes ([`Start::bold`]).
+    pub bold: bool,
+    /// Images in the training set; filled in when a run begins.
+    pub images: usize,
+    /// Updates between rows of metrics.
+    pub log_every: u64,
+    /// Updates between pictures.
+    pub picture_every: u64,
+    /// Updates between checkpoints.
+    pub checkpoint_every: u64,
+}
+
+/// Stream of the order of images; the step of its [`Rng`] is the epoch.
+const ORDER: Stream = Stream(4);
+
+/// A model in training.
+pub struct Trainer {
+    model: Model,
+    params: Params,
+    grads: Grads,
+    adam: Adam,
+    running: Running,
+    settings: Settings,
+    images: Images,
+    /// The current epoch and its order of images.
+    order: (u64, Vec<u32>),
+    /// The newest file that holds this run.
+    saved: RefCell<Option<PathBuf>>,
+}
+
+/// Numbers of one update: means over the batch, in nats where they are densities.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Report {
+    /// What was minimised.
+    pub loss: f32,
+    /// Evidence lower bound.
+    pub elbo: f32,
+    /// log p(x | canvas).
+    pub log_likelihood: f32,
+    /// log q − log p of the on/off decisions, summed over an image.
+    pub kl_onoff: f32,
+    /// The same of the layouts.
+    pub kl_layout: f32,
+    /// The same of the strokes.
+    pub kl_stroke: f32,
+    /// Strokes per image.
+    pub strokes: f32,
+    /// Posterior probability of drawing on, where it was still open.
+    pub onoff_probability: f32,
+    /// Squared error of the baseline.
+    pub baseline_term: f32,
+    /// The REINFORCE term.
+    pub score_term: f32,
+    /// Euclidean norm of the gradient of all parameters.
+    pub gradient_norm: f32,
+}
+
+impl Report {
+    /// The names of [`Report::values`].
+    pub const NAMES: [&str; 11] = [
+        "loss",
+        "elbo",
+        "log_likelihood",
+        "kl_onoff",
+        "kl_layout",
+        "kl_stroke",
+        "strokes",
+        "onoff_probability",
+        "baseline_term",
+        "score_term",
+        "gradient_norm",
+    ];
+
+    /// All numbers, in the order of [`Report::NAMES`].
+    pub fn values(&self) -> [f32; 11] {
+        [
+            self.loss,
+            self.elbo,
+            self.log_likelihood,
+            self.kl_onoff,
+            self.kl_layout,
+            self.kl_stroke,
+            self.strokes,
+            self.onoff_probability,
+            self.baseline_term,
+            self.score_term,
+            self.gradient_norm,
+        ]
+    }
+
+    fn new(loss: &Loss, steps: &[Step], gradient_norm: f64) -> Self {
+        let sum = |t: Tensor| t.to_f64().iter().sum::<f64>();
+        let images = loss.elbo.value().len() as f64;
+        let over_steps = |part: &dyn Fn(&Step) -> Tensor| steps.iter().map(|s| sum(part(s))).sum::<f64>();
+        let mean = |total: f64| (total / images) as f32;
+        // The posterior's probability is already 0 where the drawing had stopped before.
+        let (probability, open) = (over_steps(&|s| s.onoff_prob.value()), over_steps(&|s| s.mask.value()));
+        Report {
+            loss: loss.loss.value().item() as f32,
+            elbo: mean(sum(loss.elbo.value())),
+            log_likelihood: mean(sum(loss.log_likelihood.value())),
+            kl_onoff: mean(over_steps(&|s| s.logq_onoff.value()) - over_steps(&|s| s.logp_onoff.value())),
+            kl_layout: mean(over_steps(&|s| s.logq_layout.value()) - over_steps(&|s| s.logp_layout.value())),
+            kl_stroke: mean(over_steps(&|s| s.logq_stroke.value()) - over_steps(&|s| s.logp_stroke.value())),
+            strokes: mean(over_steps(&|s| s.onoff.value())),
+            onoff_probability: (probability / open) as f32,
+            baseline_term: mean(sum(loss.baseline_term.value())),
+            score_term: mean(sum(loss.score_term.value())),
+            gradient_norm: gradient_norm as f32,
+        }
+    }
+}
+
+impl Trainer {
+    /// A new run with fresh parameters.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for sizes or settings that cannot be.
+    pub fn new(config: &Config, settings: Settings, images: Images, device: &Device) -> Result<Self> {
+        let settings = Settings { images: images.len(), ..settings };
+        check(&settings, &images, config)?;
+        let (model, params) = Model::new(config, Start { seed: settings.seed, bold: settings.bold }, device)?;
+        let running = Running { statistics: Tensor::zeros(device, &[2]), iteration: 0 };
+        let adam = Adam::new(&params, &settings.rates);
+        Ok(Self::assemble(model, params, adam, running, settings, images))
+    }
+
+    /// Goes on with the run of `checkpoint`, on the same images. `change` may alter what does not belong to the run's identity:
+    /// steps, intervals, learning rates.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if the checkpoint is damaged or not one of a run, [`Error::Data`] if the images are others.
+    pub fn resume(
+        checkpoint: &Checkpoint,
+        images: Images,
+        device: &Device,
+        change: impl FnOnce(&mut Settings),
+    ) -> Result<Self> {
+        let mut settings = settings_of(checkpoint)?;
+        change(&mut settings);
+        if images.len() != settings.images {
+            return Err(Error::Data(format!(
+                "the training set has {} images but the run to be resumed began with {}: give it the same data",
+                images.len(),
+                settings.images
+            )));
+        }
+        check(&settings, &images, checkpoint.config())?;
+        let (model, params) = checkpoint.model(device)?;
+        let mut adam = Adam::new(&params, &settings.rates);
+        let running = checkpoint.resume(&params, &mut adam)?;
+        Ok(Self::assemble(model, params, adam, running, settings, images))
+    }
+
+    fn assemble(
+        model: Model,
+        params: Params,
+        adam: Adam,
+        running: Running,
+        settings: Settings,
+        images: Images,
+    ) -> Self {
+        let (grads, order) = (Grads::zeros(&params), (u64::MAX, vec![]));
+        Trainer { model, params, grads, adam, running, settings, images, order, saved: RefCell::default() }
+    }
+
+    /// The networks.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Their current values.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// The current values, to be altered.
+    pub fn params_mut(&mut self) -> &mut Params {
+        &mut self.params
+    }
+
+    /// What fixes this run.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The number of updates so far.
+    pub fn updates(&self) -> u64 {
+        self.running.iteration
+    }
+
+    /// Writes a checkpoint of this moment.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let settings = serde_json::to_value(&self.settings).expect("plain data can be written as JSON");
+        let progress = Progress { adam: &self.adam, running: &self.running, settings: &settings };
+        checkpoint::save(path, &self.model.config, &self.params, Some(&progress))?;
+        *self.saved.borrow_mut() = Some(path.into());
+        Ok(())
+    }
+
+    /// One update.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] with the name of the op, if the loss or a gradient is not finite; nothing is changed then.
+    pub fn step(&mut self) -> Result<Report> {
+        let chosen = self.next_images().to_vec();
+        let x = pixels(&self.images, chosen.into_iter().map(|i| i as usize), self.params.device());
+        let rng = Rng::new(self.settings.seed, self.running.iteration);
+        let noise = Noise::draw(&self.model, self.params.device(), x.shape()[0], rng);
+        let pass = Pass { noise, dropout: Dropout::Random(rng), skip_stopped: true, baseline: true, watch: false };
+        let tape = Tape::new(&self.params);
+        let steps = self.model.recognise(&tape, &x, &pass);
+        let loss = self.model.loss(&x, &steps, &self.running);
+        if !loss.loss.value().is_finite() {
+            return Err(self.not_finite(self.culprit(&tape)));
+        }
+        self.grads.clear();
+        tape.backward(loss.loss, &mut self.grads);
+        let norm = norm(self.grads.slab());
+        if !norm.is_finite() {
+            let bad = |spec: &&crate::Spec| !self.grads.slab().window(spec.range().start, &spec.shape).is_finite();
+            let name = self.params.specs().iter().find(bad).map_or("a parameter", |spec| &spec.name);
+            return Err(self.not_finite(format!("the gradient of {name}")));
+        }
+        let report = Report::new(&loss, &steps, norm);
+        let statistics = loss.nvil.running.clone();
+        drop(tape);
+        self.adam.step(&mut self.params, &self.grads);
+        self.running = Running { statistics, iteration: self.running.iteration + 1 };
+        Ok(report)
+    }
+
+    /// The images of the next update, as numbers in the training set.
+    pub fn next_images(&mut self) -> &[u32] {
+        let (n, batch) = (self.images.len(), self.settings.batch);
+        let per_epoch = n.div_ceil(batch) as u64;
+        let (epoch, within) = (self.running.iteration / per_epoch, (self.running.iteration % per_epoch) as usize);
+        if self.order.0 != epoch {
+            self.order = (epoch, Rng::new(self.settings.seed, epoch).permutation(ORDER, n));
+        }
+        &self.order.1[within * batch..n.min((within + 1) * batch)]
+    }
+
+    /// What in this step is the first to be not finite.
+    fn culprit(&self, tape: &Tape) -> String {
+        match tape.first_not_finite() {
+            Some(("parameter", _)) => {
+                let bad = |spec: &&crate::Spec| !self.params.window(spec).is_finite();
+                format!("the parameter {}", self.params.specs().iter().find(bad).map_or("", |spec| &spec.name))
+            }
+            Some((op, place)) => format!("the result of the op {op} (value {place} of the tape)"),
+            None => "the loss".into(),
+        }
+    }
+
+    fn not_finite(&self, what: String) -> Error {
+        let advice = match &*self.saved.borrow() {
+            Some(path) => format!("the last good checkpoint is {}", path.display()),
+            None => "there is no checkpoint yet".into(),
+        };
+        Error::NotFinite(format!(
+            "{what} is not finite in step {}, so the parameters were left as they were; {advice}; try a lower learning rate",
+            self.running.iteration + 1
+        ))
+    }
+}
+
+/// The settings of the run that a checkpoint is one of.
+fn settings_of(checkpoint: &Checkpoint) -> Result<Settings> {
+    let value = checkpoint.settings().ok_or_else(|| {
+        Error::Checkpoint("this checkpoint is one for evaluation only: no training can be resumed from it".into())
+    })?;
+    Settings::deserialize(value)
+        .map_err(|e| Error::Checkpoint(format!("the settings in the checkpoint cannot be used: {e}")))
+}
+
+/// Refuses what no run can have.
+fn check(settings: &Settings, images: &Images, config: &Config) -> Result<()> {
+    let wrong = |what: String| Err(Error::Usage(what));
+    let Settings { batch, steps, rates, .. } = settings;
+    if images.is_empty() || images.side != config.image {
+        return wrong(format!(
+            "a model for images of {0}x{0} pixels cannot be trained on {1} images of {2}x{2}",
+            config.image,
+            images.len(),
+            images.side
+        ));
+    }
+    if *batch == 0 || *steps == 0 {
+        return wrong(format!("batch is {batch} and steps is {steps}: both must be at least 1"));
+    }
+    if settings.log_every == 0 || settings.picture_every == 0 || settings.checkpoint_every == 0 {
+        return wrong("the interval between metrics, pictures or checkpoints is 0: it must be at least 1".into());
+    }
+    if !rates.iter().all(|r| *r > 0.0 && r.is_finite()) {
+        return wrong(format!("the learning rates are {rates:?}: they must be positive numbers"));
+    }
+    Ok(())
+}
+
+/// Images as the model takes them: `[count, H, W]` with ink in [0, 1].
+pub fn pixels(images: &Images, which: impl IntoIterator<Item = usize>, device: &Device) -> Tensor {
+    let mut values = vec![];
+    for i in which {
+        values.extend(images.image(i).iter().map(|&v| f32::from(v) / 255.0));
+    }
+    let side = images.side;
+    Tensor::from_f32(device, &[values.len() / (side * side), side, side], &values)
+}
+
+/// Euclidean norm, summed in an order that does not depend on the number of threads.
+fn norm(slab: &Tensor) -> f64 {
+    let squares: Vec<f64> = on_device!(slab.device(), T => {
+        let square = |block: &[T]| block.iter().map(|x| x.f64() * x.f64()).sum();
+        slab.slice::<T>().par_chunks(cpu::BLOCK).map(square).collect()
+    });
+    squares.iter().sum::<f64>().sqrt()
+}
