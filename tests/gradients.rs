@@ -49,7 +49,7 @@ fn config(placement: Placement, strokes: usize) -> Config {
 
 /// A model whose last layers are random, too: as initialised, their zero weights keep every gradient from the layers before.
 fn model(config: &Config, device: &Device) -> (Model, Params) {
-    let (model, mut params) = Model::new(config, Start { seed: 1, bold: false }, device).unwrap();
+    let (model, mut params) = Model::new(config, Start::new(1), device).unwrap();
     for (k, spec) in params.specs().to_vec().iter().enumerate() {
         let id = params.find(&spec.name).unwrap();
         let moved = params.get(id).to_f64().into_iter().enumerate();
@@ -94,7 +94,7 @@ fn train_loss<'t>(tape: &'t Tape<'t>, model: &Model, x: &Tensor, pass: &Pass) ->
 
 /// The same values in memory of their own, to be changed.
 fn copy(model: &Model, params: &Params) -> Params {
-    let (_, mut copy) = Model::new(&model.config, Start { seed: 1, bold: false }, params.device()).unwrap();
+    let (_, mut copy) = Model::new(&model.config, Start::new(1), params.device()).unwrap();
     for spec in params.specs() {
         let id = params.find(&spec.name).unwrap();
         copy.set(id, &params.get(id).to_f64());
