@@ -190,7 +190,7 @@ impl<'a> Checkpoint<'a> {
     /// holds a value that is not finite.
     pub fn model(&self, device: &Device) -> Result<(Model, Params)> {
         let mut builder = ParamsBuilder::blank();
-        let model = Model::declare(&self.config, Start { seed: 0, bold: false }, &mut builder)?;
+        let model = Model::declare(&self.config, Start::new(0), &mut builder)?;
         self.check(builder.specs(), &[""], true)?;
         let mut params = builder.build(device);
         let specs = params.specs().to_vec();
@@ -404,7 +404,7 @@ mod tests {
 
     /// A model with moments and statistics as after some training.
     fn trained(device: &Device) -> (Params, Adam, Running) {
-        let (_, params) = Model::new(&config(), Start { seed: 1, bold: false }, device).unwrap();
+        let (_, params) = Model::new(&config(), Start::new(1), device).unwrap();
         let mut adam = Adam::new(&params, &[1e-3, 1e-3]);
         let [m, v] =
             [1, 2].map(|step| rng::Rng::new(9, step).uniform_tensor(device, rng::Stream(0), params.slab().shape()));

@@ -37,14 +37,27 @@ pub struct Model {
     raw_scale: ParamId,
 }
 
-/// What the initial values depend on.
+/// What the initial values depend on (section 2.6).
 #[derive(Clone, Copy, Debug)]
 pub struct Start {
     /// Key of the run.
     pub seed: u64,
-    /// Begin with many broad strokes, as the reference does when it trains on Omniglot: on/off bias 10 instead of 2 and, with warp
-    /// placement, other pen and canvas slopes (section 2.6).
-    pub bold: bool,
+    /// Begin by drawing almost every stroke: on/off bias 10 (p = 0.99995) instead of 2 (0.881).
+    pub eager: bool,
+    /// With warp placement, begin with thin, faint strokes: pen biases (−4, 4) instead of (−2, 2), canvas slope 4 instead of −1.
+    pub faint: bool,
+}
+
+impl Start {
+    /// As the reference starts on most sets.
+    pub fn new(seed: u64) -> Self {
+        Start { seed, eager: false, faint: false }
+    }
+
+    /// As the reference starts on Omniglot.
+    pub fn omniglot(seed: u64) -> Self {
+        Start { seed, eager: true, faint: true }
+    }
 }
 
 impl Model {
@@ -68,11 +81,11 @@ impl Model {
         let (image_cnn, residual_cnn) = (cnn(p, "image_cnn"), cnn(p, "residual_cnn"));
         let layout_gru = Gru::new(p, init, "layout_gru", 4 + f, h);
         let stroke_gru = Gru::new(p, init, "stroke_gru", c.stroke_dim() + f, h);
-        let bold = start.bold && c.placement == Placement::Warp;
+        let faint = start.faint && c.placement == Placement::Warp;
         let mlp = |p: &mut ParamsBuilder, name, inputs, last| Mlp::new(p, init, name, inputs, (h, 2), last);
-        let onoff_bias = if start.bold { 10.0 } else { 2.0 };
+        let onoff_bias = if start.eager { 10.0 } else { 2.0 };
         let layout_bias = [0.0, 0.0, 6.0, 0.0, -4.0, -4.0, -4.0, -4.0, 0.0];
-        let pen_bias = if bold { [-4.0, 4.0] } else { [-2.0, 2.0] };
+        let pen_bias = if faint { [-4.0, 4.0] } else { [-2.0, 2.0] };
         let seen = h + f + f + 1;
         Ok(Model {
             config: c.clone(),
@@ -82,7 +95,7 @@ impl Model {
             stroke_gru,
             onoff_posterior: mlp(p, "onoff_posterior", f + 1, LastLayer::Biases(&[onoff_bias])),
             layout_posterior: mlp(p, "layout_posterior", seen, LastLayer::Biases(&layout_bias)),
-            canvas_slope: mlp(p, "canvas_slope", seen, LastLayer::Biases(&[if bold { 4.0 } else { -1.0 }])),
+            canvas_slope: mlp(p, "canvas_slope", seen, LastLayer::Biases(&[if faint { 4.0 } else { -1.0 }])),
             stroke_posterior: mlp(p, "stroke_posterior", h + 2 * f, LastLayer::Random(5 * c.points)),
             pen: mlp(p, "pen", h + 2 * f + 4, LastLayer::Biases(&pen_bias)),
             onoff_prior: mlp(p, "onoff_prior", f, LastLayer::Biases(&[1.0])),

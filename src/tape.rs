@@ -11,6 +11,8 @@ pub struct Tape<'p> {
     record: bool,
     nodes: RefCell<Vec<Node>>,
     param_vars: RefCell<Vec<Option<u32>>>,
+    /// The values that constants take, in reverse order, whatever they are asked to be.
+    frozen: RefCell<Vec<Tensor>>,
 }
 
 struct Node {
@@ -24,6 +26,8 @@ struct Node {
     wants_grad: bool,
     watched: bool,
 }
+
+const CONSTANT: &str = "constant";
 
 /// A recorded value. `Copy`, and unable to outlive its tape.
 #[derive(Clone, Copy)]
@@ -54,6 +58,16 @@ impl<'p> Tape<'p> {
         Self::build(params.device(), Some(params), false)
     }
 
+    /// Forward only, for finite differences: the k-th constant takes the value of the k-th constant of `recorded`.
+    ///
+    /// So everything that stops gradients (detached values, sampled decisions, learning signals) keeps its value while parameters
+    /// move. Both tapes must record the same computation.
+    pub fn eval_frozen(params: &'p Params, recorded: &Tape) -> Self {
+        let nodes = recorded.nodes.borrow();
+        let constants = nodes.iter().rev().filter(|n| n.name == CONSTANT).map(|n| n.y[0].clone()).collect();
+        Tape { frozen: RefCell::new(constants), ..Self::eval(params) }
+    }
+
     /// Records functions of inputs alone.
     pub fn without_params(device: &Device) -> Self {
         Self::build(device, None, true)
@@ -61,7 +75,14 @@ impl<'p> Tape<'p> {
 
     fn build(device: &Device, params: Option<&'p Params>, record: bool) -> Self {
         let count = params.map_or(0, |p| p.len());
-        Tape { device: device.clone(), params, record, nodes: RefCell::default(), param_vars: vec![None; count].into() }
+        Tape {
+            device: device.clone(),
+            params,
+            record,
+            nodes: RefCell::default(),
+            param_vars: vec![None; count].into(),
+            frozen: RefCell::default(),
+        }
     }
 
     /// The device that every value of this tape lives on.
@@ -102,7 +123,14 @@ impl<'p> Tape<'p> {
     /// A value that needs no gradient: a batch of images, noise.
     #[track_caller]
     pub fn constant(&'p self, value: Tensor) -> Var<'p> {
-        self.leaf("constant", value, None, false)
+        let value = match self.frozen.borrow_mut().pop() {
+            None => value,
+            Some(frozen) => {
+                assert_eq!(frozen.shape(), value.shape(), "the frozen constants are those of another computation");
+                frozen
+            }
+        };
+        self.leaf(CONSTANT, value, None, false)
     }
 
     /// A value whose gradient [`Tape::backward`] returns.
@@ -272,11 +300,18 @@ impl<'a> Slot<'a> {
     }
 
     fn plus(mut self, other: Slot) -> Self {
-        let other = other.into_tensor();
-        crate::device::on_device!(other.device(), T => {
-            self.add::<T>().iter_mut().zip(other.slice::<T>()).for_each(|(a, &b)| *a += b)
-        });
+        self.add_tensor(&other.into_tensor());
         self
+    }
+
+    /// Adds `gradient`, which has the shape of the input.
+    #[track_caller]
+    pub fn add_tensor(&mut self, gradient: &Tensor) {
+        crate::device::on_device!(gradient.device(), T => {
+            let sum = self.add::<T>();
+            assert_eq!(sum.len(), gradient.len(), "a gradient of another size than the input");
+            sum.iter_mut().zip(gradient.slice::<T>()).for_each(|(a, &b)| *a += b)
+        });
     }
 
     /// The sum so far, to be added to.

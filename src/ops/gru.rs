@@ -46,7 +46,7 @@ impl Op for GruCell {
                 }
                 let (rz, n) = gates.split_at_mut(2 * h);
                 for j in 0..h {
-                    n[j] = (fi[2 * h + j] + rz[j] * fs[2 * h + j]).tanh();
+                    n[j] = Real::tanh(fi[2 * h + j] + rz[j] * fs[2 * h + j]);
                 }
             });
             let gates = gates.slice::<T>();

@@ -285,7 +285,8 @@ fn nvil(fixture: &Fixture, device: &Device, prefix: &str, attrs: &Value, limit: 
 fn init(fixture: &Fixture, prefix: &str, attrs: &Value, tally: &mut Tally) -> Result<(), String> {
     let mut config = Config::paper(placement(&attrs["config"]));
     config.components = attrs["config"]["components"].as_u64().ok_or("init without components")? as usize;
-    let start = Start { seed: 1, bold: attrs["omniglot"].as_bool().ok_or("init without omniglot")? };
+    let omniglot = attrs["omniglot"].as_bool().ok_or("init without omniglot")?;
+    let start = if omniglot { Start::omniglot(1) } else { Start::new(1) };
     let (_, params) = Model::new(&config, start, &Device::cpu()).map_err(|e| e.to_string())?;
     let (j, k) = (config.points, config.components);
     let out = format!("{prefix}/out.");

@@ -22,7 +22,7 @@ pub fn compare(fixture: &Fixture, device: &Device, limit: Limit, tally: &mut Tal
     if config.variant != Variant::Full {
         return Err(format!("not yet: variant {:?}", config.variant));
     }
-    let (model, mut params) = Model::new(&config, Start { seed: 0, bold: false }, device).map_err(|e| e.to_string())?;
+    let (model, mut params) = Model::new(&config, Start::new(0), device).map_err(|e| e.to_string())?;
     load(fixture, &mut params)?;
     if fixture.kind() == "iwae" {
         return iwae(fixture, device, &model, &params, limit, tally);

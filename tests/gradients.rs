@@ -1,0 +1,391 @@
+//! Gradients of the whole model against central differences, in double precision with fixed noise.
+//!
+//! The training loss stops gradients on purpose: canvases and residuals are seen as images, the baseline's inputs, the learning
+//! signal and the on/off decisions are constants, and so is the maximum of a stroke's image. Its plain finite differences are
+//! therefore not its gradient. Three checks together leave no gap:
+//!
+//! 1. One stroke. Nothing is drawn before it, so the ELBO holds no stopped path but the maximum, which a large `norm_floor`
+//!    leaves out. Plain differences are exact: no path through glimpses, networks, densities or renderer is lost.
+//! 2. Several strokes, with networks that see only the layout and the strokes: first convolutions and ratio columns have zero
+//!    weights, so the images on the way do not matter to first order. Plain differences are exact again: no recurrent path is
+//!    lost, nor that of an earlier stroke to the last canvas. Also the score term and the baseline term with given factors.
+//! 3. The whole training loss as it is, where whatever the loss holds constant is frozen while parameters move
+//!    ([`Tape::eval_frozen`]).
+
+use dood::{
+    Device, Grads, Params, Slot, Tape, Tensor, Var,
+    gradcheck::gradcheck,
+    model::{
+        Config, Model, Start,
+        objective::{Loss, Running},
+        recognition::{Call, Dropout, Noise, Pass, Step},
+    },
+    ops::{Op, Placement},
+    optim::Adam,
+    rng::{Rng, Stream},
+};
+
+const BATCH: usize = 3;
+const LIMIT: f64 = 1e-6;
+const BOTH: [Placement; 2] = [Placement::Warp, Placement::Points];
+/// Above every maximum, so that nothing is divided by it.
+const NO_NORM: f64 = 1e9;
+
+fn config(placement: Placement, strokes: usize) -> Config {
+    Config {
+        image: 12,
+        conv1: 2,
+        conv2: 3,
+        features: 6,
+        hidden: 7,
+        components: 3,
+        strokes,
+        samples: 15,
+        baseline_hidden: 5,
+        norm_floor: NO_NORM,
+        ..Config::paper(placement)
+    }
+}
+
+/// A model whose last layers are random, too: as initialised, their zero weights keep every gradient from the layers before.
+fn model(config: &Config, device: &Device) -> (Model, Params) {
+    let (model, mut params) = Model::new(config, Start::new(1), device).unwrap();
+    for (k, spec) in params.specs().to_vec().iter().enumerate() {
+        let id = params.find(&spec.name).unwrap();
+        let moved = params.get(id).to_f64().into_iter().enumerate();
+        let moved: Vec<f64> = moved.map(|(i, p)| p + 0.2 * Rng::new(8, 0).normal(Stream(k as u32), i)).collect();
+        params.set(id, &moved);
+    }
+    (model, params)
+}
+
+fn images(device: &Device, batch: usize, side: usize) -> Tensor {
+    Rng::new(5, 0).uniform_tensor(device, Stream(0), &[batch, side, side])
+}
+
+/// Image 0 never stops, image 1 stops after its first stroke, image 2 before it, and so on.
+fn pass(model: &Model, device: &Device, batch: usize, dropout: Dropout, skip_stopped: bool) -> Pass {
+    let t = model.config.strokes;
+    let go_on = |i: usize| i % batch % 3 == 0 || (i % batch % 3 == 1 && i < batch);
+    let u: Vec<f64> = (0..t * batch).map(|i| if go_on(i) { 0.0 } else { 0.9999999 }).collect();
+    let noise = Noise {
+        onoff_u: Tensor::from_f64(device, &[t, batch], &u),
+        ..Noise::draw(model, device, batch, Rng::new(6, 0))
+    };
+    Pass { noise, dropout, skip_stopped, baseline: true, watch: false }
+}
+
+fn given_masks(model: &Model, device: &Device) -> Dropout {
+    let shape = [model.config.strokes, BATCH, model.config.convolved()];
+    let mask = |call: Call| {
+        let u = Rng::new(7, 0).uniform_tensor(device, Stream(call as u32), &shape).to_f64();
+        Tensor::from_f64(device, &shape, &u.iter().map(|&u| f64::from(u < 0.5)).collect::<Vec<_>>())
+    };
+    Dropout::Given(Call::ALL.map(mask).to_vec())
+}
+
+fn running(device: &Device) -> Running {
+    Running { statistics: Tensor::from_f64(device, &[2], &[3.0, 40.0]), iteration: 5 }
+}
+
+fn train_loss<'t>(tape: &'t Tape<'t>, model: &Model, x: &Tensor, pass: &Pass) -> Loss<'t> {
+    model.loss(x, &model.recognise(tape, x, pass), &running(tape.device()))
+}
+
+/// The same values in memory of their own, to be changed.
+fn copy(model: &Model, params: &Params) -> Params {
+    let (_, mut copy) = Model::new(&model.config, Start::new(1), params.device()).unwrap();
+    for spec in params.specs() {
+        let id = params.find(&spec.name).unwrap();
+        copy.set(id, &params.get(id).to_f64());
+    }
+    copy
+}
+
+/// The worst relative error of `grads` along one random direction of every parameter whose name `wanted` accepts, and its name.
+///
+/// The numeric derivative is of fourth order. Where a sample crosses from one pixel to the next, or a ReLU its kink, between the
+/// points of the difference, there is no derivative to compare with; so smaller steps are tried before an error counts. A wrong
+/// derivative agrees at no step.
+fn worst_error(
+    (model, params): (&Model, &Params),
+    grads: &Grads,
+    wanted: impl Fn(&str) -> bool,
+    f: impl Fn(&Params) -> f64,
+) -> (f64, String) {
+    let mut worst = (0.0, String::new());
+    let mut moved = copy(model, params);
+    for (k, spec) in params.specs().iter().enumerate().filter(|(_, spec)| wanted(&spec.name)) {
+        let id = params.find(&spec.name).unwrap();
+        let (values, grad) = (params.get(id).to_f64(), grads.get(id).to_f64());
+        let v = |i: usize| Rng::new(9, 0).normal(Stream(k as u32), i);
+        let terms: Vec<f64> = grad.iter().enumerate().map(|(i, g)| g * v(i)).collect();
+        let exact: f64 = terms.iter().sum();
+        let size = terms.iter().map(|t| t * t).sum::<f64>().sqrt();
+        let mut error = |h: f64| {
+            let mut shifted = |h: f64| {
+                moved.set(id, &values.iter().enumerate().map(|(i, p)| p + h * v(i)).collect::<Vec<_>>());
+                f(&moved)
+            };
+            let numeric = (8.0 * (shifted(h) - shifted(-h)) - (shifted(2.0 * h) - shifted(-2.0 * h))) / (12.0 * h);
+            (numeric - exact).abs() / size.max(numeric.abs()).max(1e-9)
+        };
+        let mut best = f64::INFINITY;
+        for h in [1e-3, 1e-4, 1e-5, 1e-6] {
+            best = best.min(error(h));
+            if best < LIMIT {
+                break;
+            }
+        }
+        moved.set(id, &values);
+        if best > worst.0 {
+            worst = (best, spec.name.clone());
+        }
+    }
+    worst
+}
+
+/// The gradients of what `f` makes of the steps, and the worst error against plain central differences.
+fn plain_error(
+    (model, params): &(Model, Params),
+    pass: &Pass,
+    wanted: impl Fn(&str) -> bool,
+    f: impl for<'t> Fn(&Tensor, &[Step<'t>]) -> Var<'t>,
+) -> (f64, String) {
+    let x = images(params.device(), BATCH, model.config.image);
+    let tape = Tape::new(params);
+    let mut grads = Grads::zeros(params);
+    tape.backward(f(&x, &model.recognise(&tape, &x, pass)), &mut grads);
+    worst_error((model, params), &grads, wanted, |params| {
+        let tape = Tape::eval(params);
+        let value = f(&x, &model.recognise(&tape, &x, pass)).value().item();
+        value
+    })
+}
+
+fn elbo<'t>(model: &Model, x: &Tensor, steps: &[Step<'t>]) -> Var<'t> {
+    let kl = steps.iter().map(Step::kl).reduce(|a, b| a + b).unwrap();
+    (model.log_likelihood(x, steps) - kl).mean()
+}
+
+fn not_baseline(name: &str) -> bool {
+    !name.starts_with("baseline")
+}
+
+#[test]
+fn the_elbo_of_one_stroke_has_the_gradient_of_its_finite_differences() {
+    let device = Device::cpu_f64();
+    for placement in BOTH {
+        let m = model(&config(placement, 1), &device);
+        for (dropout, masks) in [(Dropout::Off, "no"), (given_masks(&m.0, &device), "given")] {
+            for skip in [false, true] {
+                let pass = pass(&m.0, &device, BATCH, dropout.clone(), skip);
+                let (error, name) = plain_error(&m, &pass, not_baseline, |x, steps| elbo(&m.0, x, steps));
+                assert!(error < LIMIT, "{placement:?}, {masks} dropout, skip {skip}: {name} is wrong by {error:e}");
+            }
+        }
+    }
+}
+
+/// Zero weights wherever the networks look at images, so that they do not notice what was drawn.
+fn blind(params: &mut Params) {
+    for spec in params.specs().to_vec() {
+        let id = params.find(&spec.name).unwrap();
+        let mut values = params.get(id).to_f64();
+        if spec.name.ends_with("conv1.weight") {
+            values.fill(0.0);
+        } else if ["onoff_posterior", "layout_posterior", "canvas_slope"]
+            .iter()
+            .any(|n| spec.name == format!("{n}.linear0.weight"))
+        {
+            // The ratio of what is left to draw is the last input.
+            values.chunks_mut(spec.shape[1]).for_each(|row| row[spec.shape[1] - 1] = 0.0);
+        }
+        params.set(id, &values);
+    }
+}
+
+#[test]
+fn gradients_reach_earlier_strokes_through_states_and_the_last_canvas() {
+    let device = Device::cpu_f64();
+    for placement in BOTH {
+        let mut m = model(&config(placement, 3), &device);
+        blind(&mut m.1);
+        let pass = pass(&m.0, &device, BATCH, Dropout::Off, true);
+        let (error, name) = plain_error(&m, &pass, not_baseline, |x, steps| elbo(&m.0, x, steps));
+        assert!(error < LIMIT, "ELBO, {placement:?}: {name} is wrong by {error:e}");
+
+        let factor = Rng::new(3, 0).normal_tensor(&device, Stream(0), &[3, BATCH]);
+        let row = |t: usize| factor.rows(t, 1).reshape(&[BATCH]);
+        let (error, name) = plain_error(&m, &pass, not_baseline, |_, steps| {
+            let scores = steps.iter().enumerate().map(|(t, s)| s.logq_onoff * s.onoff.tape().constant(row(t)));
+            scores.reduce(|a, b| a + b).unwrap().sum()
+        });
+        assert!(error < LIMIT, "score term, {placement:?}: {name} is wrong by {error:e}");
+
+        // Nothing learns through the baseline's inputs, so only its own parameters have these differences.
+        let (error, name) = plain_error(
+            &m,
+            &pass,
+            |name| !not_baseline(name),
+            |_, steps| {
+                let errors = steps.iter().enumerate().map(|(t, s)| {
+                    let error = s.baseline.unwrap() - s.onoff.tape().constant(row(t));
+                    s.mask * error * error
+                });
+                errors.reduce(|a, b| a + b).unwrap().sum()
+            },
+        );
+        assert!(error < LIMIT, "baseline term, {placement:?}: {name} is wrong by {error:e}");
+    }
+}
+
+#[test]
+fn the_training_loss_has_the_gradient_of_its_finite_differences() {
+    let device = Device::cpu_f64();
+    let x = images(&device, BATCH, 12);
+    for placement in BOTH {
+        let (model, params) = model(&config(placement, 3), &device);
+        for (dropout, masks) in [(Dropout::Off, "no"), (given_masks(&model, &device), "given")] {
+            for skip in [false, true] {
+                let pass = pass(&model, &device, BATCH, dropout.clone(), skip);
+                let recorded = Tape::new(&params);
+                let mut grads = Grads::zeros(&params);
+                recorded.backward(train_loss(&recorded, &model, &x, &pass).loss, &mut grads);
+                let (error, name) = worst_error(
+                    (&model, &params),
+                    &grads,
+                    |_| true,
+                    |params| {
+                        let tape = Tape::eval_frozen(params, &recorded);
+                        let value = train_loss(&tape, &model, &x, &pass).loss.value().item();
+                        value
+                    },
+                );
+                assert!(error < LIMIT, "{placement:?}, {masks} dropout, skip {skip}: {name} is wrong by {error:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_parameter_gets_a_gradient() {
+    for device in [Device::cpu(), Device::cpu_f64()] {
+        for placement in BOTH {
+            let config = Config { norm_floor: 1e-4, ..config(placement, 3) };
+            let (model, params) = model(&config, &device);
+            let pass = pass(&model, &device, BATCH, Dropout::Random(Rng::new(4, 0)), true);
+            let tape = Tape::new(&params);
+            let mut grads = Grads::zeros(&params);
+            tape.backward(train_loss(&tape, &model, &images(&device, BATCH, 12), &pass).loss, &mut grads);
+            let zero = |name: &str| grads.get(params.find(name).unwrap()).to_f64().iter().all(|&g| g == 0.0);
+            let without: Vec<&str> = params.specs().iter().map(|s| s.name.as_str()).filter(|n| zero(n)).collect();
+            assert!(without.is_empty(), "{placement:?}, {:?}: no gradient for {without:?}", device.dtype());
+            assert!(grads.slab().is_finite(), "{placement:?}: a gradient is not finite");
+        }
+    }
+}
+
+#[test]
+fn leaving_out_stopped_images_changes_neither_loss_nor_gradients() {
+    let device = Device::cpu_f64();
+    for placement in BOTH {
+        let config = Config { norm_floor: 1e-4, ..config(placement, 3) };
+        let (model, params) = model(&config, &device);
+        let run = |skip: bool| {
+            let pass = pass(&model, &device, BATCH, Dropout::Random(Rng::new(4, 0)), skip);
+            let tape = Tape::new(&params);
+            let mut grads = Grads::zeros(&params);
+            let loss = train_loss(&tape, &model, &images(&device, BATCH, 12), &pass);
+            tape.backward(loss.loss, &mut grads);
+            (loss.loss.value().item(), grads)
+        };
+        let ((all, all_grads), (some, some_grads)) = (run(false), run(true));
+        assert!((all - some).abs() <= 1e-12 * all.abs(), "{placement:?}: loss {all} and {some}");
+        for spec in params.specs() {
+            let id = params.find(&spec.name).unwrap();
+            let (all, some) = (all_grads.get(id).to_f64(), some_grads.get(id).to_f64());
+            let size = all.iter().fold(0.0f64, |most, g| most.max(g.abs()));
+            let apart = all.iter().zip(&some).fold(0.0f64, |most, (a, b)| most.max((a - b).abs()));
+            assert!(apart <= 1e-12 * size, "{placement:?}: {} differs by {apart:e} of {size:e}", spec.name);
+        }
+    }
+}
+
+#[test]
+fn a_training_step_has_the_same_bits_on_one_and_on_two_threads() {
+    let device = Device::cpu();
+    let batch = 9;
+    for placement in BOTH {
+        // Wide enough that every op splits its work.
+        let config = Config { image: 28, conv1: 4, conv2: 8, features: 40, hidden: 48, ..config(placement, 3) };
+        let config = Config { samples: 40, components: 10, norm_floor: 1e-4, ..config };
+        let step = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let (model, mut params) = model(&config, &device);
+                let pass = pass(&model, &device, batch, Dropout::Random(Rng::new(4, 0)), true);
+                let (mut grads, mut adam) = (Grads::zeros(&params), Adam::new(&params, &[1e-3, 1e-2]));
+                let tape = Tape::new(&params);
+                let loss = train_loss(&tape, &model, &images(&device, batch, 28), &pass);
+                tape.backward(loss.loss, &mut grads);
+                let value = loss.loss.value().to_f32()[0].to_bits();
+                drop(tape);
+                adam.step(&mut params, &grads);
+                let bits = |t: &Tensor| t.to_f32().into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                (value, bits(grads.slab()), bits(params.slab()))
+            })
+        };
+        let (one, two) = (step(1), step(2));
+        assert_eq!(one.0, two.0, "{placement:?}: the loss differs");
+        assert!(one.1 == two.1, "{placement:?}: the gradients differ");
+        assert!(one.2 == two.2, "{placement:?}: the updated parameters differ");
+    }
+}
+
+/// y = a·b², and ways to get its derivative wrong.
+#[derive(Clone, Copy)]
+enum Planted {
+    Right,
+    Factor,
+    Sign,
+    MissingTerm,
+}
+
+impl Op for Planted {
+    fn name(&self) -> &'static str {
+        "planted"
+    }
+
+    fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor> {
+        let (a, b) = (x[0].to_f64(), x[1].to_f64());
+        vec![Tensor::from_f64(cx, x[0].shape(), &a.iter().zip(&b).map(|(a, b)| a * b * b).collect::<Vec<_>>())]
+    }
+
+    fn backward(&self, cx: &Device, x: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
+        let [a, b, dy] = [&x[0], &x[1], dy].map(Tensor::to_f64);
+        let (da, db) = match self {
+            Planted::Right => (1.0, 2.0),
+            Planted::Factor => (1.001, 2.0),
+            Planted::Sign => (1.0, -2.0),
+            Planted::MissingTerm => (1.0, 1.0),
+        };
+        let factors = [(da, &b), (db, &a)];
+        for (slot, (factor, other)) in dx.iter_mut().zip(factors) {
+            let Some(slot) = slot else { continue };
+            let g: Vec<f64> = (0..dy.len()).map(|i| factor * dy[i] * other[i] * b[i]).collect();
+            slot.add_tensor(&Tensor::from_f64(cx, x[0].shape(), &g));
+        }
+    }
+}
+
+#[test]
+fn a_planted_wrong_derivative_is_caught() {
+    let error = |op: Planted| gradcheck(&[&[2, 5], &[2, 5]], |tape, x| tape.apply(op, x));
+    assert!(error(Planted::Right) < LIMIT, "the right derivative: {:e}", error(Planted::Right));
+    for (op, what) in
+        [(Planted::Factor, "a factor 1.001"), (Planted::Sign, "a wrong sign"), (Planted::MissingTerm, "a missing term")]
+    {
+        assert!(error(op) > 1e-4, "{what} was not noticed: {:e}", error(op));
+    }
+}
