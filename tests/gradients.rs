@@ -66,7 +66,7 @@ fn images(device: &Device, batch: usize, side: usize) -> Tensor {
 /// Image 0 never stops, image 1 stops after its first stroke, image 2 before it, and so on.
 fn pass(model: &Model, device: &Device, batch: usize, dropout: Dropout, skip_stopped: bool) -> Pass {
     let t = model.config.strokes;
-    let go_on = |i: usize| i % batch % 3 == 0 || (i % batch % 3 == 1 && i < batch);
+    let go_on = |i: usize| (i % batch).is_multiple_of(3) || (i % batch % 3 == 1 && i < batch);
     let u: Vec<f64> = (0..t * batch).map(|i| if go_on(i) { 0.0 } else { 0.9999999 }).collect();
     let noise = Noise {
         onoff_u: Tensor::from_f64(device, &[t, batch], &u),
@@ -158,8 +158,7 @@ fn plain_error(
     tape.backward(f(&x, &model.recognise(&tape, &x, pass)), &mut grads);
     worst_error((model, params), &grads, wanted, |params| {
         let tape = Tape::eval(params);
-        let value = f(&x, &model.recognise(&tape, &x, pass)).value().item();
-        value
+        f(&x, &model.recognise(&tape, &x, pass)).value().item()
     })
 }
 
@@ -258,8 +257,7 @@ fn the_training_loss_has_the_gradient_of_its_finite_differences() {
                     |_| true,
                     |params| {
                         let tape = Tape::eval_frozen(params, &recorded);
-                        let value = train_loss(&tape, &model, &x, &pass).loss.value().item();
-                        value
+                        train_loss(&tape, &model, &x, &pass).loss.value().item()
                     },
                 );
                 assert!(error < LIMIT, "{placement:?}, {masks} dropout, skip {skip}: {name} is wrong by {error:e}");
