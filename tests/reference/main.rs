@@ -16,7 +16,7 @@ use std::path::PathBuf;
 struct Limit {
     forward: f64,
     gradient: f64,
-    /// Of the sum and norm of a gradient, where only those are stored.
+    /// Of the norm of a gradient, where only its sum and norm are stored.
     norm: f64,
 }
 
