@@ -1,4 +1,53 @@
 //! Drawing out of Distribution (DooD): a model that learns, without labels, to draw.
+//!
+//! It sees an image, decides stroke by stroke where the pen goes next and when to stop, and renders what it drew. The renderer is
+//! differentiable, so everything is learned from images alone. The model is that of Liang, Tenenbaum, Le and Siddharth,
+//! "Drawing out of Distribution with Neuro-Symbolic Generative Models" (NeurIPS 2022). All of it is here, down to the gradients:
+//! tensors, automatic differentiation, kernels, networks, renderer, training.
+//!
+//! # Ten lines
+//!
+//! A layer, its loss, the gradient, and one step of Adam:
+//!
+//! ```
+//! use dood::{Device, Grads, ParamsBuilder, Tape, Tensor, ops::Activation, optim::Adam};
+//!
+//! let device = Device::cpu();
+//! let mut builder = ParamsBuilder::new();
+//! let (w, b) = (builder.add("w", &[1, 2], |i| [0.5, -0.25][i]), builder.add("b", &[1], |_| 0.0));
+//! let mut params = builder.build(&device);
+//! let mut grads = Grads::zeros(&params);
+//!
+//! let tape = Tape::new(&params);
+//! let x = tape.constant(Tensor::from_f64(&device, &[1, 2], &[1.0, 2.0]));
+//! let error = x.linear(tape.param(w), tape.param(b), Activation::Tanh) + -1.0;
+//! tape.backward((error * error).sum(), &mut grads);
+//! assert_eq!(grads.get(w).to_f64(), [-2.0, -4.0]);
+//!
+//! drop(tape);
+//! Adam::new(&params, &[0.1]).step(&mut params, &grads);
+//! ```
+//!
+//! # Reading the source
+//!
+//! In this order:
+//!
+//! 1. [`Tensor`] (`tensor.rs`): contiguous numbers with a shape, on a [`Device`].
+//! 2. [`Tape`] (`tape.rs`): one training step as a list of op applications. A [`Var`] is a value on it; [`Tape::backward`] walks the
+//!    list in reverse.
+//! 3. [`ops`]: one file per differentiable function, its formula at the top, forward and backward side by side. Begin with
+//!    `ops/linear.rs`; the renderer is `ops/render_stroke.rs`. [`gradcheck`](mod@gradcheck) is what holds them to account.
+//! 4. [`Params`] (`params.rs`): all parameters in one block of memory, addressed by [`ParamId`]; [`Grads`] is laid out alike.
+//! 5. [`optim`]: Adam over that block. [`rng`]: random numbers that depend on their key and place only.
+//! 6. [`nn`]: linear layers, MLPs, a GRU and a CNN, as parameter ids and a forward function.
+//! 7. [`model`]: the paper. [`model::Config`] has all sizes, [`model::recognition`] draws an image stroke by stroke,
+//!    [`model::objective`] is what training minimises.
+//! 8. [`data`]: where images come from.
+//! 9. [`train`]: one update after the other, and around it [`checkpoint`], [`metrics`], [`figures`]; [`reconstruct`](mod@reconstruct)
+//!    shows what a trained model draws.
+//!
+//! Mistakes of users, files and devices come back as [`Error`], one sentence each. Shapes that do not fit are mistakes of the
+//! program: they panic with the op's name and the shapes.
 #![warn(missing_docs)]
 
 pub mod checkpoint;
@@ -29,3 +78,8 @@ pub use error::{Error, Result};
 pub use params::{Grads, ParamId, Params, ParamsBuilder, Spec};
 pub use tape::{NodeGrads, Slot, Tape, Var};
 pub use tensor::Tensor;
+
+/// The examples of the README are tests too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -36,16 +36,8 @@ pub trait Real:
     fn exp(self) -> Self;
     /// Natural logarithm.
     fn ln(self) -> Self;
-    /// log(1 + x).
-    fn ln_1p(self) -> Self;
     /// Hyperbolic tangent.
     fn tanh(self) -> Self;
-    /// Square root.
-    fn sqrt(self) -> Self;
-    /// Sine.
-    fn sin(self) -> Self;
-    /// Cosine.
-    fn cos(self) -> Self;
     /// |x|.
     fn abs(self) -> Self;
     /// The largest integer not above x.
@@ -103,24 +95,8 @@ macro_rules! real {
                 $t::ln(self)
             }
             #[inline(always)]
-            fn ln_1p(self) -> Self {
-                $t::ln_1p(self)
-            }
-            #[inline(always)]
             fn tanh(self) -> Self {
                 $tanh(self)
-            }
-            #[inline(always)]
-            fn sqrt(self) -> Self {
-                $t::sqrt(self)
-            }
-            #[inline(always)]
-            fn sin(self) -> Self {
-                $t::sin(self)
-            }
-            #[inline(always)]
-            fn cos(self) -> Self {
-                $t::cos(self)
             }
             #[inline(always)]
             fn abs(self) -> Self {
@@ -170,7 +146,7 @@ fn tanh_f32(x: f32) -> f32 {
     let far = 1.0 - 2.0 / (exp_f32(2.0 * a) + 1.0);
     let s = x * x;
     let mut p = -5.704_988_7e-3f32;
-    for c in [2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1f32] {
+    for c in [2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1f32] {
         p = p.mul_add(s, c);
     }
     let near = (p * s).mul_add(x, x);

@@ -154,10 +154,10 @@ impl Config {
                 self.points, self.samples, self.baseline_layers
             ));
         }
-        if !(0.0..1.0).contains(&self.dropout) || !(self.beta > 0.0 && self.beta.is_finite()) {
+        if !((0.0..1.0).contains(&self.dropout) && self.beta > 0.0 && self.beta.is_finite()) {
             return wrong(format!("dropout {} (0 to below 1), beta {} (above 0)", self.dropout, self.beta));
         }
-        if !(0.0..0.5).contains(&self.bernoulli_eps) || !(self.norm_floor >= 0.0 && self.norm_floor.is_finite()) {
+        if !((0.0..0.5).contains(&self.bernoulli_eps) && self.norm_floor >= 0.0 && self.norm_floor.is_finite()) {
             return wrong(format!("bernoulli_eps {}, norm_floor {}", self.bernoulli_eps, self.norm_floor));
         }
         Ok(())

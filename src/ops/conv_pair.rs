@@ -285,7 +285,7 @@ fn backward<T: Real>(
     load(d, image, &mut s.x);
     first(d, &s.x, &packs[0], &mut s.a);
 
-    for o in 0..d.c2 {
+    for (o, db) in db2.iter_mut().enumerate() {
         let mut total = T::ZERO;
         for row in 0..h2 {
             let from = (o * h2 + row) * w2;
@@ -296,7 +296,7 @@ fn backward<T: Real>(
             }
             total += z.iter().copied().sum();
         }
-        db2[o] += total;
+        *db += total;
     }
     conv3x3_weights(&s.a, (d.sa, h1), &s.z2, (d.sz2, d.h), 2, d.c1, d.c2, (h2, w2), dw2);
 

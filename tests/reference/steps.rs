@@ -133,7 +133,7 @@ fn step(
         let summary = name.replacen(".trace.", ".trace_summary.", 1);
         if fixture.has(&summary) {
             let rows = fixture.shape(&summary)[..2].iter().product::<usize>();
-            let sums: Vec<f64> = ours.chunks(ours.len() / rows).flat_map(|row| sum_and_norm(row)).collect();
+            let sums: Vec<f64> = ours.chunks(ours.len() / rows).flat_map(sum_and_norm).collect();
             tally.check(fixture, &summary, &sums, limit);
         }
     };
