@@ -31,7 +31,7 @@ fn main() {
     let device = Device::cpu();
     let config = Config::paper(placement);
     let (model, mut params) = Model::new(&config, Start::new(1), &device).expect("model");
-    let (mut grads, mut adam) = (Grads::zeros(&params), Adam::new(&params, &[1e-4, 1e-3]));
+    let (mut grads, mut adam) = (Grads::zeros(&params), Adam::new(&params, &[1e-4, 1e-3, 1e-4]));
     let mut running = Running { statistics: Tensor::zeros(&device, &[2]), iteration: 0 };
     // Images like drawings: mostly background, some ink.
     let pixel = |i: usize| (Rng::new(9, 0).normal(Stream(0), i) - 1.0).clamp(0.0, 1.0);

@@ -13,8 +13,9 @@ use crate::{
     ops::Placement,
 };
 
-/// Learning-rate groups of the parameters (section 9).
-pub const GROUPS: [&str; 2] = ["model", "baseline"];
+/// Learning-rate groups of the parameters. Section 9 trains the on/off posterior at the model's rate; the reference meant to give
+/// it one of its own.
+pub const GROUPS: [&str; 3] = ["model", "baseline", "onoff"];
 
 /// All networks of DooD: parameter ids and sizes, no values (those are in a [`Params`]).
 pub struct Model {
@@ -83,7 +84,7 @@ impl Model {
         let stroke_gru = Gru::new(p, init, "stroke_gru", c.stroke_dim() + f, h);
         let faint = start.faint && c.placement == Placement::Warp;
         let mlp = |p: &mut ParamsBuilder, name, inputs, last| Mlp::new(p, init, name, inputs, (h, 2), last);
-        let onoff_bias = if start.eager { 10.0 } else { 2.0 };
+        let onoff_bias = [if start.eager { 10.0 } else { 2.0 }];
         let layout_bias = [0.0, 0.0, 6.0, 0.0, -4.0, -4.0, -4.0, -4.0, 0.0];
         let pen_bias = if faint { [-4.0, 4.0] } else { [-2.0, 2.0] };
         let seen = h + f + f + 1;
@@ -93,8 +94,14 @@ impl Model {
             residual_cnn,
             layout_gru,
             stroke_gru,
-            onoff_posterior: mlp(p, "onoff_posterior", f + 1, LastLayer::Biases(&[onoff_bias])),
-            layout_posterior: mlp(p, "layout_posterior", seen, LastLayer::Biases(&layout_bias)),
+            onoff_posterior: {
+                p.group(2);
+                mlp(p, "onoff_posterior", f + 1, LastLayer::Biases(&onoff_bias))
+            },
+            layout_posterior: {
+                p.group(0);
+                mlp(p, "layout_posterior", seen, LastLayer::Biases(&layout_bias))
+            },
             canvas_slope: mlp(p, "canvas_slope", seen, LastLayer::Biases(&[if faint { 4.0 } else { -1.0 }])),
             stroke_posterior: mlp(p, "stroke_posterior", h + 2 * f, LastLayer::Random(5 * c.points)),
             pen: mlp(p, "pen", h + 2 * f + 4, LastLayer::Biases(&pen_bias)),

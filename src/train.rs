@@ -15,7 +15,7 @@ use crate::{
     data::{Images, Set, Source},
     device::on_device,
     model::{
-        Config, Model, Start,
+        Config, GROUPS, Model, Start,
         objective::{Loss, Running},
         recognition::{Dropout, Noise, Pass, Step},
     },
@@ -63,7 +63,7 @@ impl Preset {
             steps: if quick { 2_000 } else { 500_001 },
             batch: 64,
             seed: 0,
-            rates: if quick { [1e-3, 1e-3] } else { [1e-4, 1e-3] },
+            rates: if quick { [1e-3, 1e-3, 2e-4] } else { [1e-4, 1e-3, 1e-4] },
             eager: quick || omniglot,
             faint: omniglot,
             images: 0,
@@ -93,8 +93,8 @@ pub struct Settings {
     pub batch: usize,
     /// Key of all random numbers.
     pub seed: u64,
-    /// Learning rates of the model and of its baseline.
-    pub rates: [f64; 2],
+    /// Learning rates of [`GROUPS`].
+    pub rates: [f64; GROUPS.len()],
     /// Begin by drawing almost every stroke ([`Start::eager`]).
     pub eager: bool,
     /// Begin with thin, faint strokes ([`Start::faint`]).

@@ -33,7 +33,7 @@ fn tiny() -> Config {
 }
 
 fn settings() -> Settings {
-    Settings { batch: 8, seed: 3, rates: [1e-3, 1e-3], ..Preset::Quick.settings(&Source::Synthetic) }
+    Settings { batch: 8, seed: 3, rates: [1e-3; 3], ..Preset::Quick.settings(&Source::Synthetic) }
 }
 
 /// Not a multiple of the batch, so that epochs end with a partial one.
