@@ -4,7 +4,9 @@
 //! compiles its closure once for each level and picks one at run time. For that to reach the loops inside, everything below must
 //! be inlined: mark the closures and the functions they call `#[inline(always)]`.
 
+use crate::real::Real;
 use rayon::prelude::*;
+use std::cell::Cell;
 
 struct Kernel<F>(F);
 
@@ -52,4 +54,18 @@ pub(crate) fn each_block<T: Send>(out: &mut [T], kernel: impl Fn(usize, &mut [T]
             || kernel(i * BLOCK, block),
         )
     });
+}
+
+/// Lends `n` numbers of this thread's scratch memory to `f`; their contents are arbitrary.
+#[inline(always)]
+pub(crate) fn with_scratch<T: Real, R>(n: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
+    thread_local!(static MEMORY: Cell<Vec<f64>> = const { Cell::new(vec![]) });
+    let mut memory = MEMORY.take();
+    if memory.len() < n + 8 {
+        memory.resize(n + 8, 0.0);
+    }
+    let aligned = memory.as_ptr().align_offset(64).min(8);
+    let result = f(&mut bytemuck::cast_slice_mut(&mut memory[aligned..])[..n]);
+    MEMORY.set(memory);
+    result
 }

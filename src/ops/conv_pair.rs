@@ -247,22 +247,52 @@ fn forward<T: Real>(d: &Dims, image: &[T], packs: &[Packed<T>; 2], x: &mut [T], 
     );
 }
 
-/// A thread's working memory. The borders of the padded planes are never written, so they stay zero.
-struct Scratch<T> {
-    x: Vec<T>,
-    a: Vec<T>,
-    z2: Vec<T>,
-    z1: Vec<T>,
+/// A thread's working memory, cut out of its scratch.
+struct Scratch<'a, T> {
+    x: &'a mut [T],
+    a: &'a mut [T],
+    z2: &'a mut [T],
+    z1: &'a mut [T],
 }
 
-impl<T: Real> Scratch<T> {
-    fn new(d: &Dims) -> Self {
-        let zeros = |n| vec![T::ZERO; n];
-        Scratch {
-            x: zeros(d.h * d.sx),
-            a: zeros(d.c1 * (d.h - 2) * d.sa),
-            z2: zeros(d.c2 * d.h * d.sz2),
-            z1: zeros(d.c1 * (d.h + 2) * d.sz1),
+impl<'a, T: Real> Scratch<'a, T> {
+    fn sizes(d: &Dims) -> [usize; 4] {
+        [d.h * d.sx, d.c1 * (d.h - 2) * d.sa, d.c2 * d.h * d.sz2, d.c1 * (d.h + 2) * d.sz1]
+    }
+
+    /// Lends `work` the planes with zeros around the images.
+    #[inline(always)]
+    fn with(d: &Dims, work: impl FnOnce(&mut Scratch<T>)) {
+        let [x, a, z2, z1] = Self::sizes(d);
+        cpu::with_scratch(x + a + z2 + z1, |memory| {
+            let (x, rest) = memory.split_at_mut(x);
+            let (a, rest) = rest.split_at_mut(a);
+            let (z2, z1) = rest.split_at_mut(z2);
+            clear_border(x, d.sx, d.h, (0, 0), (d.h, d.w));
+            clear_border(a, d.sa, d.h - 2, (0, 0), (d.h - 2, d.w - 2));
+            clear_border(z2, d.sz2, d.h, (2, 2), (d.h - 4, d.w - 4));
+            clear_border(z1, d.sz1, d.h + 2, (2, 2), (d.h - 2, d.w - 2));
+            work(&mut Scratch { x, a, z2, z1 });
+        });
+    }
+}
+
+/// Zeros everything in planes of `rows` rows of `stride` but a window of the given size at (`top`, `left`).
+fn clear_border<T: Real>(
+    planes: &mut [T],
+    stride: usize,
+    rows: usize,
+    (top, left): (usize, usize),
+    (height, width): (usize, usize),
+) {
+    for plane in planes.chunks_mut(stride * rows) {
+        for (i, row) in plane.chunks_mut(stride).enumerate() {
+            if (top..top + height).contains(&i) {
+                row[..left].fill(T::ZERO);
+                row[left + width..].fill(T::ZERO);
+            } else {
+                row.fill(T::ZERO);
+            }
         }
     }
 }
@@ -282,8 +312,8 @@ fn backward<T: Real>(
     let (dw1, rest) = grads.split_at_mut(d.c1 * 9);
     let (db1, rest) = rest.split_at_mut(d.c1);
     let (dw2, db2) = rest.split_at_mut(d.c2 * d.c1 * 9);
-    load(d, image, &mut s.x);
-    first(d, &s.x, &packs[0], &mut s.a);
+    load(d, image, s.x);
+    first(d, s.x, &packs[0], s.a);
 
     for (o, db) in db2.iter_mut().enumerate() {
         let mut total = T::ZERO;
@@ -298,11 +328,11 @@ fn backward<T: Real>(
         }
         *db += total;
     }
-    conv3x3_weights(&s.a, (d.sa, h1), &s.z2, (d.sz2, d.h), 2, d.c1, d.c2, (h2, w2), dw2);
+    conv3x3_weights(s.a, (d.sa, h1), s.z2, (d.sz2, d.h), 2, d.c1, d.c2, (h2, w2), dw2);
 
-    let (a, z1) = (&s.a, &mut s.z1);
+    let (a, z1) = (&*s.a, &mut *s.z1);
     conv3x3::<T, CHANNELS, LANES>(
-        &s.z2,
+        s.z2,
         d.sz2,
         d.h,
         d.c2,
@@ -327,24 +357,34 @@ fn backward<T: Real>(
             *db += s.z1[(o * (d.h + 2) + row + 2) * d.sz1 + 2..][..w1].iter().copied().sum();
         }
     }
-    conv3x3_weights(&s.x, (d.sx, d.h), &s.z1, (d.sz1, d.h + 2), 2, 1, d.c1, (h1, w1), dw1);
+    conv3x3_weights(s.x, (d.sx, d.h), s.z1, (d.sz1, d.h + 2), 2, 1, d.c1, (h1, w1), dw1);
 
     if let Some(dx) = dx {
-        conv3x3::<T, 1, { 4 * LANES }>(
-            &s.z1,
-            d.sz1,
-            d.h + 2,
-            d.c1,
-            &packs[2].weight,
-            &packs[2].bias,
-            (d.h, d.w),
-            #[inline(always)]
-            |_, row, at, sum| {
-                let n = (4 * LANES).min(d.w - at);
-                dx[row * d.w + at..][..n].iter_mut().zip(sum).for_each(|(dx, &g)| *dx += g);
-            },
-        );
+        // One channel comes out, so a tile is a longer piece of a row.
+        if d.w <= 2 * LANES {
+            input_gradient::<T, { 2 * LANES }>(d, s.z1, &packs[2], dx);
+        } else {
+            input_gradient::<T, { 4 * LANES }>(d, s.z1, &packs[2], dx);
+        }
     }
+}
+
+#[inline(always)]
+fn input_gradient<T: Real, const L: usize>(d: &Dims, z1: &[T], packed: &Packed<T>, dx: &mut [T]) {
+    conv3x3::<T, 1, L>(
+        z1,
+        d.sz1,
+        d.h + 2,
+        d.c1,
+        &packed.weight,
+        &packed.bias,
+        (d.h, d.w),
+        #[inline(always)]
+        |_, row, at, sum| {
+            let n = L.min(d.w - at);
+            dx[row * d.w + at..][..n].iter_mut().zip(sum).for_each(|(dx, &g)| *dx += g);
+        },
+    );
 }
 
 impl Op for ConvPair {
@@ -362,17 +402,14 @@ impl Op for ConvPair {
                 Packed::<T>::forward(x[3].slice(), x[4].slice(), d.c1),
             ];
             let images = x[0].slice::<T>();
-            y.slice_mut::<T>().par_chunks_mut(d.features()).enumerate().for_each_init(
-                || Scratch::<T>::new(&d),
-                |s, (i, y)| {
-                    if live[i] {
-                        let image = &images[i * d.h * d.w..][..d.h * d.w];
-                        cpu::simd(#[inline(always)] || forward(&d, image, &packs, &mut s.x, &mut s.a, y));
-                    } else {
-                        y.fill(T::ZERO);
-                    }
-                },
-            );
+            y.slice_mut::<T>().par_chunks_mut(d.features()).enumerate().for_each(|(i, y)| {
+                if live[i] {
+                    let image = &images[i * d.h * d.w..][..d.h * d.w];
+                    Scratch::with(&d, |s| cpu::simd(#[inline(always)] || forward(&d, image, &packs, s.x, s.a, y)));
+                } else {
+                    y.fill(T::ZERO);
+                }
+            });
         });
         vec![y]
     }
@@ -392,20 +429,21 @@ impl Op for ConvPair {
             // One set of weight gradients per image, added up in order afterwards: the same sum for any number of threads.
             let mut grads = vec![T::ZERO; d.n * total];
             let (pixels, features) = (d.h * d.w, d.features());
-            let task = |s: &mut Scratch<T>, i: usize, grads: &mut [T], dx: Option<&mut [T]>| {
+            let task = |i: usize, grads: &mut [T], dx: Option<&mut [T]>| {
                 if live[i] {
                     let image = &images[i * pixels..][..pixels];
                     let (y, dy) = (&y[i * features..][..features], &dy[i * features..][..features]);
-                    cpu::simd(#[inline(always)] || backward(&d, (image, y, dy), &packs, s, grads, dx));
+                    Scratch::with(&d, |s| {
+                        cpu::simd(#[inline(always)] || backward(&d, (image, y, dy), &packs, s, grads, dx))
+                    });
                 }
             };
             let rows = grads.par_chunks_mut(total).enumerate();
             match &mut dx[0] {
-                Some(slot) => rows.zip(slot.add::<T>().par_chunks_mut(pixels)).for_each_init(
-                    || Scratch::new(&d),
-                    |s, ((i, grads), dx)| task(s, i, grads, Some(dx)),
-                ),
-                None => rows.for_each_init(|| Scratch::new(&d), |s, (i, grads)| task(s, i, grads, None)),
+                Some(slot) => rows
+                    .zip(slot.add::<T>().par_chunks_mut(pixels))
+                    .for_each(|((i, grads), dx)| task(i, grads, Some(dx))),
+                None => rows.for_each(|(i, grads)| task(i, grads, None)),
             }
             let mut from = 0;
             for (slot, size) in dx[1..].iter_mut().zip(sizes) {

@@ -165,20 +165,20 @@ impl Op for DropoutLinear {
             let weight = Matrix::new(x[0].slice::<T>(), d.o, d.k);
             let size = rows.len() * d.o;
             let mut parts = vec![T::ZERO; size * d.k.div_ceil(CHUNK)];
-            parts.par_chunks_mut(size.max(1)).enumerate().for_each_init(
-                || [vec![T::ZERO; rows.len() * CHUNK], vec![T::ZERO; rows.len() * CHUNK]],
-                |[factors, kept], (i, part)| {
-                    let from = i * CHUNK;
-                    let width = CHUNK.min(d.k - from);
+            parts.par_chunks_mut(size.max(1)).enumerate().for_each(|(i, part)| {
+                let from = i * CHUNK;
+                let width = CHUNK.min(d.k - from);
+                cpu::with_scratch(2 * rows.len() * width, |scratch: &mut [T]| {
+                    let (factors, kept) = scratch.split_at_mut(rows.len() * width);
                     cpu::simd(#[inline(always)] || self.gather(d, &rows, x, (from, width), factors, kept));
-                    let kept = Matrix::new(&kept[..rows.len() * width], rows.len(), width);
+                    let kept = Matrix::new(kept, rows.len(), width);
                     // SAFETY: `part` is this task's own.
                     unsafe {
                         let out = Output::new(part, rows.len(), d.o);
                         out.product_into(0, 0, kept, weight.columns(from, width).t(), false);
                     }
-                },
-            );
+                });
+            });
             let out = y.slice_mut::<T>();
             for (i, row) in rows.iter().enumerate() {
                 let y = &mut out[(row.call * d.n + row.image) * d.o..][..d.o];
@@ -211,13 +211,12 @@ impl Op for DropoutLinear {
                     Some((Output::new(values, d.n, d.k), fresh))
                 })
                 .collect();
-            (0..d.k.div_ceil(CHUNK)).into_par_iter().for_each_init(
-                || [vec![T::ZERO; rows.len() * CHUNK], vec![T::ZERO; rows.len() * CHUNK]],
-                |[factors, kept], i| {
-                    let from = i * CHUNK;
-                    let width = CHUNK.min(d.k - from);
+            (0..d.k.div_ceil(CHUNK)).into_par_iter().for_each(|i| {
+                let from = i * CHUNK;
+                let width = CHUNK.min(d.k - from);
+                cpu::with_scratch(2 * rows.len() * width, |scratch: &mut [T]| {
+                    let (factors, kept) = scratch.split_at_mut(rows.len() * width);
                     cpu::simd(#[inline(always)] || self.gather(d, &rows, x, (from, width), factors, kept));
-                    let kept = &mut kept[..rows.len() * width];
                     // SAFETY: every task writes only its own columns of `dw` and of the inputs' gradients.
                     unsafe {
                         if let Some(dw) = &dw {
@@ -238,8 +237,8 @@ impl Op for DropoutLinear {
                             });
                         }
                     }
-                },
-            );
+                });
+            });
         });
     }
 

@@ -10,7 +10,6 @@
 
 use super::{Cost, Op};
 use crate::{DType, Device, Tensor, Var, cpu, device::on_device, real::Real, tape::Slot};
-use std::cell::Cell;
 
 /// Columns are padded to a multiple of this: one AVX-512 register of `f32`.
 const LANES: usize = 16;
@@ -30,20 +29,6 @@ impl<'t> Var<'t> {
     pub fn raster(self, sigma: Var<'t>, side: usize) -> Var<'t> {
         self.tape().apply(RasterOp { side }, &[self, sigma])
     }
-}
-
-/// Lends `n` numbers of this thread's scratch memory to `f`; their contents are arbitrary.
-#[inline(always)]
-pub(super) fn with_scratch<T: Real, R>(n: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
-    thread_local!(static MEMORY: Cell<Vec<f64>> = const { Cell::new(vec![]) });
-    let mut memory = MEMORY.take();
-    if memory.len() < n + 8 {
-        memory.resize(n + 8, 0.0);
-    }
-    let aligned = memory.as_ptr().align_offset(64).min(8);
-    let result = f(&mut bytemuck::cast_slice_mut(&mut memory[aligned..])[..n]);
-    MEMORY.set(memory);
-    result
 }
 
 /// Σ f(xs[k][i]) over i, always in the same order: lane by lane, then across the lanes.
@@ -239,7 +224,7 @@ impl Op for RasterOp {
         on_device!(cx, T => {
             let (curve, sigma, raster) = (x[0].slice::<T>(), x[1].slice::<T>(), Raster::<T>::new(side, samples));
             cpu::each_row(y.slice_mut::<T>(), side * side, TOGETHER, #[inline(always)] |i, y| {
-                with_scratch(raster.scratch(), #[inline(always)] |memory| {
+                cpu::with_scratch(raster.scratch(), #[inline(always)] |memory| {
                     let mut sheet = raster.sheet(memory);
                     raster.draw(&curve[2 * samples * i..][..2 * samples], sigma[i], &mut sheet);
                     for (y, ink) in y.chunks_exact_mut(side).zip(sheet.ink.chunks_exact(sheet.stride)) {
@@ -260,7 +245,7 @@ impl Op for RasterOp {
             let row = 2 * samples + 1;
             let mut d = vec![T::ZERO; n * row];
             cpu::each_row(&mut d, row, TOGETHER, #[inline(always)] |i, d| {
-                with_scratch(raster.scratch(), #[inline(always)] |memory| {
+                cpu::with_scratch(raster.scratch(), #[inline(always)] |memory| {
                     let mut sheet = raster.sheet(memory);
                     for (ink, dy) in sheet.ink.chunks_exact_mut(sheet.stride).zip(dy[side * side * i..].chunks(side)).take(side) {
                         ink[..side].copy_from_slice(dy);

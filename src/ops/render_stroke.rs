@@ -15,7 +15,7 @@ use super::{
     bezier::{bernstein, sample_curve, sample_curve_backward},
     max_norm::divisor,
     place_points::{count, place, place_backward},
-    raster::{Raster, TOGETHER, add_columns, sum, with_scratch},
+    raster::{Raster, TOGETHER, add_columns, sum},
     stn::{Sampler, is_live},
 };
 use crate::{DType, Device, Tensor, Var, cpu, device::on_device, real::Real, tape::Slot};
@@ -242,7 +242,7 @@ impl Op for RenderStroke {
             let raws = raw.slice_mut::<T>().par_chunks_mut(side * side * TOGETHER);
             let mosts = most.slice_mut::<T>().par_chunks_mut(TOGETHER);
             images.zip(raws).zip(mosts).enumerate().for_each(|(task, ((images, raws), mosts))| {
-                cpu::simd(#[inline(always)] || with_scratch(brush.scratch(), #[inline(always)] |memory| {
+                cpu::simd(#[inline(always)] || cpu::with_scratch(brush.scratch(), #[inline(always)] |memory| {
                     let pairs = images.chunks_exact_mut(side * side).zip(raws.chunks_exact_mut(side * side));
                     for (k, ((image, raw), most)) in pairs.zip(mosts).enumerate() {
                         let i = task * TOGETHER + k;
@@ -268,7 +268,7 @@ impl Op for RenderStroke {
             cpu::each_row(&mut d, 2 * j + 8, TOGETHER, #[inline(always)] |i, d| {
                 if is_live(Some(brush.on), i) {
                     let images = [dy, r, raw].map(#[inline(always)] |all| &all[pixels * i..][..pixels]);
-                    with_scratch(brush.scratch(), #[inline(always)] |memory| {
+                    cpu::with_scratch(brush.scratch(), #[inline(always)] |memory| {
                         brush.draw_backward(i, memory, images, most[i], d);
                     });
                 }

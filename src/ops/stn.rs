@@ -8,10 +8,7 @@
 //! Each of the four neighbours outside the image counts as 0, so borders fade linearly. Where a sample falls exactly on a pixel the
 //! derivative is that to its right and below.
 
-use super::{
-    Cost, Op,
-    raster::{TOGETHER, with_scratch},
-};
+use super::{Cost, Op, raster::TOGETHER};
 use crate::{DType, Device, Tensor, Var, cpu, device::on_device, real::Real, tape::Slot};
 use rayon::prelude::*;
 
@@ -208,7 +205,7 @@ impl Sampler {
     /// [`Sampler::sample_backward`] of (matrix, image, dy) without margins.
     #[inline(always)]
     fn image_backward<T: Real>(&self, (m, image, dy): (&[T], &[T], &[T]), dimage: Option<&mut [T]>) -> [T; 6] {
-        with_scratch(
+        cpu::with_scratch(
             2 * self.padded(),
             #[inline(always)]
             |memory| {
@@ -263,7 +260,7 @@ impl Op for Stn {
                 if !is_live(live, i) {
                     return y.fill(T::ZERO);
                 }
-                with_scratch(sampler.padded(), #[inline(always)] |padded| {
+                cpu::with_scratch(sampler.padded(), #[inline(always)] |padded| {
                     sampler.pad(&image[h * w * i..][..h * w], w, padded);
                     sampler.sample(&m[6 * i..][..6], padded, y);
                 });
