@@ -197,9 +197,9 @@ fn copy_rate() -> f64 {
 
 /// One update of all parameters of the model: seven numbers per parameter read or written.
 fn adam(device: &Device, quantile: f64, ceiling: &Rates, reference: Option<f64>) {
-    let start = Start { seed: 1, bold: false };
+    let start = Start { seed: 1, eager: false, faint: false };
     let (_, mut params) = Model::new(&Config::paper(Placement::Warp), start, device).expect("model");
-    let (grads, mut adam) = (Grads::zeros(&params), Adam::new(&params, &[1e-4, 1e-3]));
+    let (grads, mut adam) = (Grads::zeros(&params), Adam::new(&params, &[1e-4, 1e-3, 1e-4]));
     let ms = typical(quantile, || clock(|| adam.step(&mut params, &grads)));
     let count = params.values() as f64;
     let work = Rates { flops: 12.0 * count, bytes: 7.0 * 4.0 * count };

@@ -323,7 +323,7 @@ fn a_training_step_has_the_same_bits_on_one_and_on_two_threads() {
             pool.install(|| {
                 let (model, mut params) = model(&config, &device);
                 let pass = pass(&model, &device, batch, Dropout::Random(Rng::new(4, 0)), true);
-                let (mut grads, mut adam) = (Grads::zeros(&params), Adam::new(&params, &[1e-3, 1e-2]));
+                let (mut grads, mut adam) = (Grads::zeros(&params), Adam::new(&params, &[1e-3, 1e-2, 1e-3]));
                 let tape = Tape::new(&params);
                 let loss = train_loss(&tape, &model, &images(&device, batch, 28), &pass);
                 tape.backward(loss.loss, &mut grads);
