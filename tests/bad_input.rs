@@ -253,6 +253,7 @@ fn ctrl_c_saves_a_checkpoint_and_says_how_to_go_on() {
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     if !killed.is_ok_and(|status| status.success()) {
         child.kill().unwrap();
+        child.wait().unwrap();
         println!("skipped: there is no kill program");
         return;
     }
