@@ -3,7 +3,14 @@
 //! The changes come from a fixed seed, so a failure can be repeated; the message names the parser and the number of the
 //! input. Peak memory is counted by the allocator of this test program.
 
-use dood::data::{idx, npy, omniglot};
+use dood::{
+    Device, Grads, Params, Tensor,
+    checkpoint::{self, Checkpoint, Progress},
+    data::{idx, npy, omniglot},
+    model::{Config, Model, Start, objective::Running},
+    ops::Placement,
+    optim::Adam,
+};
 use flate2::{Compression, Crc, write::GzEncoder};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -27,6 +34,7 @@ const PARSERS: &[Parser] = &[
     ("png inside zip", pngs, |bytes| read_zip(&zip(&[(DRAWING, bytes)]))),
     ("png with right checksums inside zip", pngs, |bytes| read_zip(&zip(&[(DRAWING, &with_crcs(bytes))]))),
     ("class labels", class_labels, read_runs),
+    ("checkpoint", checkpoints, read_checkpoint),
 ];
 
 /// Damaged inputs for each parser.
@@ -266,3 +274,32 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
+
+/// A tiny model, without and with the state of its training.
+fn checkpoints() -> Vec<Vec<u8>> {
+    let paper = Config::paper(Placement::Warp);
+    let sizes = Config { image: 5, conv1: 1, conv2: 1, features: 1, hidden: 1, baseline_hidden: 1, ..paper };
+    let config = Config { points: 2, samples: 2, components: 1, strokes: 1, baseline_layers: 1, ..sizes };
+    let (_, mut params) = Model::new(&config, Start::new(1), &Device::cpu()).unwrap();
+    let mut adam = Adam::new(&params, &[1e-3; 3]);
+    let grads = Grads::zeros(&params);
+    adam.step(&mut params, &grads);
+    let running = Running { statistics: Tensor::zeros(&Device::cpu(), &[2]), iteration: 1 };
+    let settings = serde_json::json!({ "seed": 1 });
+    let progress = Progress { adam: &adam, running: &running, settings: &settings };
+    let folder = tempfile::tempdir().unwrap();
+    let saved = |params: &Params, progress: Option<&Progress>| {
+        let path = folder.path().join("checkpoint");
+        checkpoint::save(&path, &config, params, progress).unwrap();
+        std::fs::read(path).unwrap()
+    };
+    vec![saved(&params, None), saved(&params, Some(&progress))]
+}
+
+fn read_checkpoint(bytes: &[u8]) -> bool {
+    let Ok(checkpoint) = Checkpoint::parse(bytes, "x") else { return false };
+    let Ok((_, params)) = checkpoint.model(&Device::cpu()) else { return false };
+    // A checkpoint for evaluation only is refused here, which is no damage.
+    let _ = checkpoint.resume(&params, &mut Adam::new(&params, &[1e-3; 3]));
+    true
+}

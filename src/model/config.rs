@@ -145,6 +145,9 @@ impl Config {
             ("strokes", self.strokes),
             ("baseline_hidden", self.baseline_hidden),
         ];
+        if self.components > 4096 {
+            return wrong(format!("{} components; 1 to 4096 are possible", self.components));
+        }
         if let Some((name, size)) = sizes.into_iter().find(|(_, size)| *size == 0 || *size > 1 << 16) {
             return wrong(format!("{name} is {size}; 1 to 65536 is possible"));
         }
