@@ -367,11 +367,11 @@ impl Trainer {
 
 /// The settings of the run that a checkpoint is one of.
 fn settings_of(checkpoint: &Checkpoint) -> Result<Settings> {
-    let value = checkpoint.settings().ok_or_else(|| {
-        Error::Checkpoint("this checkpoint is one for evaluation only: no training can be resumed from it".into())
-    })?;
+    let value = checkpoint.settings();
+    let value =
+        value.ok_or_else(|| checkpoint.fail("it is one for evaluation only, without the state of a training"))?;
     Settings::deserialize(value)
-        .map_err(|e| Error::Checkpoint(format!("the settings in the checkpoint cannot be used: {e}")))
+        .map_err(|e| checkpoint.fail(&format!("its settings are not those of a training ({e})")))
 }
 
 /// Refuses what no run can have.

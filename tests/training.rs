@@ -7,12 +7,14 @@ use dood::{
     metrics::MetricsFile,
     model::Config,
     ops::Placement,
-    train::{Preset, Report, Settings, Trainer},
+    reconstruct::{Reconstruction, reconstruct},
+    rng::Rng,
+    train::{Preset, Report, Settings, Trainer, pixels},
 };
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -140,15 +142,27 @@ fn every_image_is_seen_once_in_an_epoch_and_epochs_differ() {
     }
 }
 
+/// Sixteen drawings by heart: ink that is wrong or missing falls well below what a blank page would give.
 #[test]
-fn a_model_learns_synthetic_strokes_in_seconds() {
-    let images = synthetic::draw(256, tiny().image, 5);
-    let mut trainer = Trainer::new(&tiny(), Settings { batch: 32, ..settings() }, images, &Device::cpu()).unwrap();
-    let reports: Vec<Report> = (0..300).map(|_| trainer.step().unwrap()).collect();
-    let mean = |part: &[Report]| part.iter().map(|r| r.elbo).sum::<f32>() / part.len() as f32;
-    let (before, after) = (mean(&reports[..10]), mean(&reports[290..]));
-    println!("ELBO {before:.1} -> {after:.1} nats");
-    assert!(after > before + 50.0, "the ELBO went from {before} to {after}");
+fn a_model_learns_to_draw_in_seconds() {
+    let size =
+        Config { image: 28, features: 96, hidden: 96, strokes: 2, dropout: 0.0, placement: Placement::Warp, ..tiny() };
+    let images = synthetic::draw(16, size.image, 5);
+    let device = Device::cpu();
+    let x = pixels(&images, 0..images.len(), &device);
+    let learning = Settings { batch: 16, rates: [3e-4, 1e-3, 1e-4], eager: true, faint: false, ..settings() };
+    let mut trainer = Trainer::new(&size, learning, images, &device).unwrap();
+    let wrong = |trainer: &Trainer| {
+        let drawn = reconstruct(trainer.model(), trainer.params(), &x, 1, Rng::new(1, 0));
+        let difference = |d: &Reconstruction| d.target.iter().zip(&d.canvas).map(|(x, c)| (x - c).abs()).sum::<f32>();
+        drawn.iter().map(difference).sum::<f32>() / drawn.iter().flat_map(|d| &d.target).sum::<f32>()
+    };
+    let (before, first) = (wrong(&trainer), trainer.step().unwrap());
+    let last = (0..800).map(|_| trainer.step().unwrap()).last().unwrap();
+    let after = wrong(&trainer);
+    println!("wrong ink {before:.2} -> {after:.2} of the target's; ELBO {:.0} -> {:.0} nats", first.elbo, last.elbo);
+    assert!(before > 1.0 && after < 0.85, "wrong ink went from {before} to {after} of the target's");
+    assert!(last.elbo > first.elbo + 100.0, "the ELBO went from {} to {}", first.elbo, last.elbo);
 }
 
 #[test]
@@ -195,29 +209,32 @@ fn child_that_writes_checkpoints() {
 fn the_newest_checkpoint_loads_after_a_kill_at_any_moment() {
     let folder = tempfile::tempdir().unwrap();
     let expected = trainer().params().slab().to_f32();
+    let newest = || checkpoint::latest(folder.path()).unwrap();
     let mut abandoned = 0;
     for round in 0..25u64 {
+        let before = newest();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["child_that_writes_checkpoints", "--exact"])
             .env("DOOD_TEST_WRITE_CHECKPOINTS", folder.path())
-            .stdout(std::process::Stdio::null())
+            .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        // From before the first write to well within the writing.
-        std::thread::sleep(Duration::from_micros(3_000 + 7_919 * round % 60_000));
+        // The child is writing from here on; it is killed somewhere within its next few files.
+        while newest() == before {
+            assert!(child.try_wait().unwrap().is_none(), "the child ended by itself");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        std::thread::sleep(Duration::from_micros(1_237 * round % 9_000));
         child.kill().unwrap();
         child.wait().unwrap();
         let names = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
         abandoned += names.filter(|name| name.ends_with(".partial")).count();
-        let Some(newest) = checkpoint::latest(folder.path()).unwrap() else { continue };
-        let bytes = fs::read(&newest).unwrap();
-        let loaded = Checkpoint::parse(&bytes, "newest").unwrap();
-        let trainer = Trainer::resume(&loaded, images(), &Device::cpu(), |_| {}).unwrap();
-        assert_eq!(trainer.params().slab().to_f32(), expected);
+        assert_eq!(resumed(&newest().unwrap()).params().slab().to_f32(), expected);
     }
     let steps = checkpoint::steps(folder.path()).unwrap();
     println!("killed 25 times: newest checkpoint {:?}, {abandoned} writes interrupted", steps.last());
-    assert!(steps.last() > Some(&25) && steps.len() <= 4, "{steps:?}");
+    assert!(abandoned > 0, "no kill hit a write: this test has shown nothing");
+    assert!(steps.len() <= 4, "{steps:?}");
     checkpoint::prune(folder.path(), 3).unwrap();
     assert!(fs::read_dir(folder.path()).unwrap().count() <= 3, "interrupted writes are cleared away");
 }

@@ -97,7 +97,11 @@ impl Options {
         set(&mut settings.log_every, self.log_every);
         set(&mut settings.picture_every, self.picture_every);
         set(&mut settings.checkpoint_every, self.checkpoint_every);
-        settings.rates[0] = self.learning_rate.unwrap_or(settings.rates[0]);
+        if let Some(rate) = self.learning_rate {
+            // The on/off posterior belongs to the model: it keeps its share.
+            settings.rates[2] *= rate / settings.rates[0];
+            settings.rates[0] = rate;
+        }
     }
 
     /// In which points the user asks for another run than that of a checkpoint.
@@ -216,12 +220,16 @@ static STOP: AtomicBool = AtomicBool::new(false);
 
 fn watch_for_interruption() {
     STOP.store(false, Ordering::Relaxed);
+    let mut since = Instant::now();
     // There is one handler per process; a second run in the same process finds it in place.
-    let _ = ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
+    let _ = ctrlc::set_handler(move || {
+        if !STOP.swap(true, Ordering::Relaxed) {
+            since = Instant::now();
+            eprintln!("\nStopping after this step; once more to stop at once.");
+        } else if since.elapsed() > Duration::from_secs(1) {
+            // Not before: some programs pass one Ctrl-C on as two.
             std::process::exit(130);
         }
-        eprintln!("\nStopping after this step; once more to stop at once.");
     });
 }
 
@@ -343,7 +351,10 @@ impl Run {
     /// What continues this run, as typed.
     fn command(&self) -> String {
         let program = std::env::args().next().unwrap_or_else(|| "train".into());
-        format!("{program} --resume --out {}", self.folder.display())
+        let folder = self.folder.display().to_string();
+        let plain = folder.chars().all(|c| c.is_alphanumeric() || "/._-".contains(c));
+        let folder = if plain { folder } else { format!("'{}'", folder.replace('\'', "'\\''")) };
+        format!("{program} --resume --out {folder}")
     }
 
     /// What was reached, where it is, and what to do next.
@@ -415,7 +426,7 @@ impl Progress {
         let (settings, first) = (trainer.settings(), trainer.updates());
         let bar = io::stderr().is_terminal().then(|| {
             let style =
-                ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}  {eta} left").expect("a valid template");
+                ProgressStyle::with_template("{wide_bar} {pos}/{len}  {msg}  {eta} left").expect("a valid template");
             let bar = ProgressBar::with_draw_target(Some(settings.steps), ProgressDrawTarget::stderr_with_hz(4));
             bar.with_style(style).with_position(first)
         });
@@ -444,8 +455,7 @@ impl Progress {
         self.smooth.iter_mut().zip(shown).for_each(|(old, new)| update(old, new.into()));
         let [elbo, log_likelihood, strokes] = self.smooth;
         let rate = self.images_per_s();
-        let message =
-            format!("ELBO {elbo:.1}  log-likelihood {log_likelihood:.1}  strokes {strokes:.2}  {rate:.0} images/s");
+        let message = format!("ELBO {elbo:.1}  log-lik {log_likelihood:.1}  strokes {strokes:.2}  {rate:.0} images/s");
         match &self.bar {
             Some(bar) => {
                 bar.set_position(step);
