@@ -126,6 +126,13 @@ impl Op for Squash {
         let mut y = Tensor::empty(cx, shape);
         on_device!(cx, T => {
             let (raw, coefficients) = (x[0].slice::<T>(), self.coefficients::<T>());
+            // A probability close to 1 has few digits left in 1 − p, so a single column is rounded only once.
+            if let [Within(lo, hi)] = self.0[..] {
+                for (y, a) in y.slice_mut::<T>().iter_mut().zip(raw) {
+                    *y = T::of(lo + (hi - lo) * Real::sigmoid(a.f64()));
+                }
+                return vec![y];
+            }
             cpu::each_row(y.slice_mut::<T>(), columns, self.together(), #[inline(always)] |i, y| {
                 let raw = &raw[columns * i..][..columns];
                 for ((y, &a), &(f, lo, span)) in y.iter_mut().zip(raw).zip(&coefficients) {
