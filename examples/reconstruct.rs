@@ -29,6 +29,9 @@ struct Arguments {
     /// idx:FOLDER; synthetic
     #[arg(long, value_name = "SOURCE")]
     data: Source,
+    /// Fetch the data from their official address if they are not there
+    #[arg(long)]
+    download: bool,
     /// How many images
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
@@ -77,7 +80,7 @@ fn draw(arguments: Arguments) -> Result<()> {
     }
     let device = Device::from_name(&arguments.device)?;
     let (model, params) = checkpoint::load(&newest(&arguments.checkpoint)?, &device)?;
-    let set = data::load(&arguments.data, model.config.image)?;
+    let set = data::load_or_fetch(&arguments.data, model.config.image, arguments.download)?;
     let images = match arguments.split {
         Split::Train => set.train,
         Split::Test => set.test,

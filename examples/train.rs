@@ -41,7 +41,7 @@ struct Arguments {
     /// How strokes get onto the canvas: warp (drawn in a window, then warped) or points (control points are moved) [default: warp]
     #[arg(long, value_parser = word::<Placement>)]
     placement: Option<Placement>,
-    /// Updates to make in total [default: 4000, paper 500001]
+    /// Updates to make in total [default: 3600, paper 500001]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
     /// Images per update [default: 32, paper 64]
@@ -53,6 +53,9 @@ struct Arguments {
     /// Learning rate of the model
     #[arg(long, value_name = "RATE")]
     learning_rate: Option<f64>,
+    /// Learning rate of the decision to stop (the paper's text says 0.001, its code used that of the model)
+    #[arg(long, value_name = "RATE")]
+    onoff_rate: Option<f64>,
     /// Folder for everything the run writes [default: runs/DATA-PRESET-PLACEMENT]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
@@ -97,6 +100,7 @@ fn train(arguments: Arguments) -> Result<Outcome> {
         batch: arguments.batch.map(|batch| batch as usize),
         seed: arguments.seed,
         learning_rate: arguments.learning_rate,
+        onoff_rate: arguments.onoff_rate,
         log_every: arguments.log_every,
         picture_every: arguments.picture_every,
         checkpoint_every: arguments.checkpoint_every,

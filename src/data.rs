@@ -168,6 +168,14 @@ pub fn load(source: &Source, side: usize) -> Result<DataSet> {
     Ok(DataSet { name: name.into(), train, test })
 }
 
+/// As [`load`], after fetching a public set that is not there yet if `download` is set.
+pub fn load_or_fetch(source: &Source, side: usize, download: bool) -> Result<DataSet> {
+    if download && matches!(source, Source::Public { .. }) {
+        download::fetch(source)?;
+    }
+    load(source, side)
+}
+
 /// The largest height or width of an image that is read or made. Far above any set of drawings; a larger number in a file
 /// is damage.
 pub const MAX_SIDE: usize = 2048;

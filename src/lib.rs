@@ -30,6 +30,8 @@
 //!
 //! # Reading the source
 //!
+//! "Section N" in comments is a section of `docs/model.md`, the exact specification of the model.
+//!
 //! In this order:
 //!
 //! 1. [`Tensor`] (`tensor.rs`): contiguous numbers with a shape, on a [`Device`].

@@ -4,7 +4,7 @@ use super::{Preset, Report, Settings, Trainer, pixels, settings_of};
 use crate::{
     Device, Error, Result, Tensor,
     checkpoint::{self, Checkpoint},
-    data::{self, DataSet, Images, Source, download},
+    data::{self, Images, Source},
     figures::{Panel, plot_svg},
     files,
     metrics::{EventFile, Metrics, MetricsFile},
@@ -38,6 +38,8 @@ pub struct Options {
     pub seed: Option<u64>,
     /// Learning rate of the model (not of its baseline).
     pub learning_rate: Option<f64>,
+    /// Learning rate of the on/off posterior alone.
+    pub onoff_rate: Option<f64>,
     /// Updates between rows of metrics.
     pub log_every: Option<u64>,
     /// Updates between pictures.
@@ -102,6 +104,7 @@ impl Options {
             settings.rates[2] *= rate / settings.rates[0];
             settings.rates[0] = rate;
         }
+        settings.rates[2] = self.onoff_rate.unwrap_or(settings.rates[2]);
     }
 
     /// In which points the user asks for another run than that of a checkpoint.
@@ -164,7 +167,7 @@ fn fresh(options: &Options, device: &Device) -> Result<(Trainer, Images)> {
     options.change(&mut settings);
     settings.batch = options.batch.unwrap_or(settings.batch);
     settings.seed = options.seed.unwrap_or(settings.seed);
-    let data = load(&source, config.image, options.download)?;
+    let data = data::load_or_fetch(&source, config.image, options.download)?;
     Ok((Trainer::new(&config, settings, data.train, device)?, data.test))
 }
 
@@ -181,7 +184,7 @@ fn resumed(options: &Options, path: &Path, device: &Device) -> Result<(Trainer, 
         )));
     }
     let source = options.data.clone().map_or_else(|| settings.data.parse(), Ok)?;
-    let data = load(&source, config.image, options.download)?;
+    let data = data::load_or_fetch(&source, config.image, options.download)?;
     let trainer = Trainer::resume(&checkpoint, data.train, device, |settings| options.change(settings))?;
     if trainer.updates() >= trainer.settings().steps {
         return Err(Error::Usage(format!(
@@ -193,13 +196,6 @@ fn resumed(options: &Options, path: &Path, device: &Device) -> Result<(Trainer, 
     eprintln!("Going on from {}.", path.display());
     *trainer.saved.borrow_mut() = Some(path.into());
     Ok((trainer, data.test))
-}
-
-fn load(source: &Source, side: usize, fetch: bool) -> Result<DataSet> {
-    if fetch && matches!(source, Source::Public { .. }) {
-        download::fetch(source)?;
-    }
-    data::load(source, side)
 }
 
 /// Keeps a second process out of a run's folder for as long as the file lives.
