@@ -8,6 +8,7 @@ use dood::{
     rng::Rng,
     train::pixels,
 };
+use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -41,6 +42,9 @@ struct Arguments {
     /// Drawings per image, of which the best is kept
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     particles: u32,
+    /// Also estimate the bound on log p(x) with this many particles per image (the paper: 200); takes a while
+    #[arg(long, value_name = "PARTICLES", value_parser = clap::value_parser!(u32).range(1..))]
+    iwae: Option<u32>,
     /// A .png, beside which a .svg is written, or a .svg alone
     #[arg(long, default_value = "reconstruction.png", value_name = "FILE")]
     out: PathBuf,
@@ -101,6 +105,19 @@ fn draw(arguments: Arguments) -> Result<()> {
     println!("  log-likelihood     {log_likelihood:10.1}");
     println!("  ELBO               {elbo:10.1}");
     println!("  strokes per image  {strokes:10.2}");
+    if let Some(particles) = arguments.iwae {
+        let bar = ProgressBar::new(count as u64)
+            .with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} {eta}").unwrap());
+        bar.set_message("bound");
+        let bound = |i: usize| {
+            bar.inc(1);
+            let rng = Rng::new(arguments.seed + 1, i as u64);
+            model.log_marginal(&params, &x.rows(i, 1), particles as usize, rng)[0]
+        };
+        let mean = (0..count).map(bound).sum::<f64>() / count as f64;
+        bar.finish_and_clear();
+        println!("  IWAE bound         {mean:10.1}   ({particles} particles)");
+    }
     Ok(())
 }
 

@@ -105,6 +105,7 @@ impl Config {
             components: 10,
             strokes: 5,
             baseline_hidden: 128,
+            dropout: 0.0,
             ..Config::paper(placement)
         }
     }

@@ -217,6 +217,7 @@ impl Model {
         let (mut layout, mut stroke) = (zeros(4), zeros(c.stroke_dim()));
         let (mut h_layout, mut h_stroke, mut h_base) = (zeros(c.hidden), zeros(c.hidden), zeros(c.hidden));
         let mut first_slope: Option<Var> = None;
+        let mut same_target: Option<Var> = None;
         let mut steps = Vec::with_capacity(c.strokes);
         for t in 0..c.strokes {
             let keep = |call| pass.dropout.keep(c.dropout, t, call);
@@ -224,10 +225,18 @@ impl Model {
             let (mask_value, skip) = (mask.value(), pass.skip_stopped);
             let live = skip.then_some(&mask_value);
 
-            // What is seen before this stroke.
+            // What is seen before this stroke. Without dropout the target looks the same at every step.
             let seen = [target, self.image_cnn.convolve(canvas, live)];
-            let calls = vec![(0, keep(Call::Target)), (1, keep(Call::Canvas)), (1, keep(Call::OnoffPrior))];
-            let [e_target, e_canvas, e_prior] = self.image_cnn.embed(&seen, calls, live)[..] else { unreachable!() };
+            let mut calls = vec![(1, keep(Call::Canvas)), (1, keep(Call::OnoffPrior))];
+            if same_target.is_none() {
+                calls.push((0, keep(Call::Target)));
+            }
+            let embeddings = self.image_cnn.embed(&seen, calls, if t == 0 { None } else { live });
+            let (e_canvas, e_prior) = (embeddings[0], embeddings[1]);
+            let e_target = same_target.unwrap_or_else(|| embeddings[2]).rows(0, b);
+            if matches!(keep(Call::Target), Keep::All) {
+                same_target = same_target.or_else(|| Some(embeddings[2]));
+            }
             let e_residual = self.residual_cnn.convolve(residual, live);
             let e_residual = self.residual_cnn.embed(&[e_residual], vec![(0, keep(Call::Residual))], live)[0];
             let (e_target, e_canvas) = (watch(e_target), watch(e_canvas));
