@@ -1,7 +1,7 @@
 //! Dense, row-major, contiguous arrays. No strides: an op that needs a transpose says so itself.
 
 use crate::{DType, Device, device::on_device, real::Real};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// A shaped, shared, read-only view of memory on one device. Cloning it copies a pointer.
 #[derive(Clone)]
@@ -18,9 +18,52 @@ pub(crate) enum Buffer {
     F64(Vec<f64>),
 }
 
+/// Large buffers that nobody uses any more, kept for the next tensor of the same size. The same sizes come back at every step, and
+/// fresh memory, which the system hands out page by page, would cost more than many an op.
+struct Spare<T>(Mutex<Vec<Vec<T>>>);
+
+static SPARE_F32: Spare<f32> = Spare(Mutex::new(vec![]));
+static SPARE_F64: Spare<f64> = Spare(Mutex::new(vec![]));
+
+impl<T> Spare<T> {
+    /// Smaller buffers are left to the allocator, which keeps them itself.
+    const LARGE: usize = 1 << 16;
+    /// Elements kept at most; beyond that the oldest go.
+    const MOST: usize = 1 << 27;
+
+    fn take(&self, n: usize) -> Option<Vec<T>> {
+        let mut spare = self.0.lock().ok().filter(|_| n >= Self::LARGE)?;
+        let found = spare.iter().rposition(|v| v.len() == n)?;
+        Some(spare.remove(found))
+    }
+
+    fn give(&self, values: Vec<T>) {
+        let Some(mut spare) = self.0.lock().ok().filter(|_| values.len() >= Self::LARGE) else { return };
+        spare.push(values);
+        while spare.iter().map(Vec::len).sum::<usize>() > Self::MOST {
+            spare.remove(0);
+        }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        match self {
+            Buffer::F32(v) => SPARE_F32.give(std::mem::take(v)),
+            Buffer::F64(v) => SPARE_F64.give(std::mem::take(v)),
+        }
+    }
+}
+
 impl Buffer {
-    fn zeros(device: &Device, n: usize) -> Self {
-        on_device!(device, T => Buffer::from_vec(vec![T::ZERO; n]))
+    /// `n` numbers; what they are is arbitrary if there is a spare buffer, and 0 otherwise.
+    fn arbitrary(device: &Device, n: usize) -> (Self, bool) {
+        let spare = match device.dtype() {
+            DType::F32 => SPARE_F32.take(n).map(Buffer::F32),
+            DType::F64 => SPARE_F64.take(n).map(Buffer::F64),
+        };
+        let used = spare.is_some();
+        (spare.unwrap_or_else(|| on_device!(device, T => Buffer::from_vec(vec![T::ZERO; n]))), used)
     }
 
     pub(crate) fn from_vec<T: Real>(values: Vec<T>) -> Self {
@@ -51,8 +94,15 @@ impl Buffer {
 impl Tensor {
     /// All zeros.
     pub fn zeros(device: &Device, shape: &[usize]) -> Self {
-        let n = shape.iter().product();
-        Tensor { buffer: Arc::new(Buffer::zeros(device, n)), at: 0, shape: shape.to_vec(), device: device.clone() }
+        let (mut buffer, used) = Buffer::arbitrary(device, shape.iter().product());
+        if used {
+            on_device!(device, T => buffer.slice_mut::<T>().fill(T::ZERO));
+        }
+        Self::of_buffer(device, shape, buffer)
+    }
+
+    fn of_buffer(device: &Device, shape: &[usize], buffer: Buffer) -> Self {
+        Tensor { buffer: Arc::new(buffer), at: 0, shape: shape.to_vec(), device: device.clone() }
     }
 
     /// All equal to `value`.
@@ -63,7 +113,10 @@ impl Tensor {
 
     /// Memory that the caller writes whole. Debug builds fill it with NaN, so that an unwritten element shows.
     pub(crate) fn empty(device: &Device, shape: &[usize]) -> Self {
-        if cfg!(debug_assertions) { Self::full(device, shape, f64::NAN) } else { Self::zeros(device, shape) }
+        if cfg!(debug_assertions) {
+            return Self::full(device, shape, f64::NAN);
+        }
+        Self::of_buffer(device, shape, Buffer::arbitrary(device, shape.iter().product()).0)
     }
 
     /// Converts and copies `values` to the device.
@@ -83,7 +136,7 @@ impl Tensor {
     #[track_caller]
     pub(crate) fn from_vec<T: Real>(device: &Device, shape: &[usize], values: Vec<T>) -> Self {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "{} values for shape {shape:?}", values.len());
-        Tensor { buffer: Arc::new(Buffer::from_vec(values)), at: 0, shape: shape.to_vec(), device: device.clone() }
+        Self::of_buffer(device, shape, Buffer::from_vec(values))
     }
 
     /// The values in double precision, row-major. Waits for the device.

@@ -25,9 +25,8 @@ impl<'t> Var<'t> {
     }
 }
 
-/// Output columns per register tile (times output channels per tile = 64 sums held in registers).
+/// Output columns per register tile.
 const LANES: usize = 16;
-const CHANNELS: usize = 4;
 
 /// Sizes, and the strides of the padded scratch images. Every row is readable up to the next multiple of a tile plus the taps.
 #[derive(Clone, Copy)]
@@ -64,36 +63,33 @@ impl Dims {
     }
 }
 
-/// Valid 3×3 cross-correlation. x: `channels` planes of `rows` rows of `stride`; weight `[channels·9][outs]`, bias `[outs]`, outs a
-/// multiple of O. `store(o, y, column, values)` receives L columns of output row y of channel o, of which those beyond the image
-/// are meaningless.
+/// Valid 3×3 cross-correlation. x: `channels` planes of `rows` rows of `stride`. `store(o, y, column, values)` receives L columns
+/// of output row y of channel o, of which those beyond the image (and channels beyond the last) are meaningless.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 fn conv3x3<T: Real, const O: usize, const L: usize>(
     x: &[T],
-    stride: usize,
-    rows: usize,
-    channels: usize,
-    weight: &[T],
-    bias: &[T],
+    (stride, rows): (usize, usize),
+    packed: &Packed<T>,
     (height, width): (usize, usize),
     mut store: impl FnMut(usize, usize, usize, &[T; L]),
 ) {
-    let outs = bias.len();
+    let channels = packed.ins;
+    let (weights, biases) = (packed.weight.as_chunks::<O>().0, packed.bias.as_chunks::<O>().0);
     for y in 0..height {
         for at in (0..width).step_by(L) {
-            for o in (0..outs).step_by(O) {
+            for (block, bias) in biases.iter().enumerate() {
+                let taps = weights[block * channels * 9..][..channels * 9].as_chunks::<9>().0;
                 let mut sum = [[T::ZERO; L]; O];
-                for (sum, &b) in sum.iter_mut().zip(&bias[o..]) {
-                    *sum = [b; L];
+                for p in 0..O {
+                    sum[p] = [bias[p]; L];
                 }
-                for c in 0..channels {
+                for (c, taps) in taps.iter().enumerate() {
                     for dy in 0..3 {
                         let row = &x[(c * rows + y + dy) * stride + at..][..L + 2];
                         for dx in 0..3 {
-                            let k = &weight[((c * 3 + dy) * 3 + dx) * outs + o..][..O];
                             let mut v = [T::ZERO; L];
                             v.copy_from_slice(&row[dx..dx + L]);
+                            let k = &taps[dy * 3 + dx];
                             for p in 0..O {
                                 for l in 0..L {
                                     sum[p][l] = v[l].mul_add(k[p], sum[p][l]);
@@ -103,10 +99,25 @@ fn conv3x3<T: Real, const O: usize, const L: usize>(
                     }
                 }
                 for (p, sum) in sum.iter().enumerate() {
-                    store(o + p, y, at, sum);
+                    store(block * O + p, y, at, sum);
                 }
             }
         }
+    }
+}
+
+/// [`conv3x3`] with as many channels at once as the weights were packed for.
+#[inline(always)]
+fn convolve<T: Real>(
+    x: &[T],
+    layout: (usize, usize),
+    packed: &Packed<T>,
+    size: (usize, usize),
+    store: impl FnMut(usize, usize, usize, &[T; LANES]),
+) {
+    match packed.together {
+        8 => conv3x3::<T, 8, LANES>(x, layout, packed, size, store),
+        _ => conv3x3::<T, 4, LANES>(x, layout, packed, size, store),
     }
 }
 
@@ -124,10 +135,11 @@ fn conv3x3_weights<T: Real>(
     (height, width): (usize, usize),
     dw: &mut [T],
 ) {
-    for o in (0..outs).step_by(CHANNELS) {
+    const OUTS: usize = 4;
+    for o in (0..outs).step_by(OUTS) {
         for c in 0..channels {
             for dy in 0..3 {
-                let mut sum = [[[T::ZERO; LANES]; 3]; CHANNELS];
+                let mut sum = [[[T::ZERO; LANES]; 3]; OUTS];
                 for y in 0..height {
                     for at in (0..width).step_by(LANES) {
                         let row = &x[(c * rows + y + dy) * stride + at..][..LANES + 2];
@@ -153,38 +165,42 @@ fn conv3x3_weights<T: Real>(
     }
 }
 
-/// Weights in the order that [`conv3x3`] reads, `[in·9][out padded to a multiple of `multiple`]`, and the padded bias.
+/// Weights in the order that [`conv3x3`] reads them: `[blocks][in·9][together]`, with zeros for channels beyond the last.
 struct Packed<T> {
     weight: Vec<T>,
     bias: Vec<T>,
+    ins: usize,
+    /// Output channels per block.
+    together: usize,
 }
 
 impl<T: Real> Packed<T> {
-    fn forward(weight: &[T], bias: &[T], ins: usize) -> Self {
+    /// `tap(o, i, t)` is the weight from input channel i to output channel o at tap t.
+    fn new(bias: &[T], ins: usize, together: usize, tap: impl Fn(usize, usize, usize) -> T) -> Self {
         let outs = bias.len();
-        let padded = outs.next_multiple_of(CHANNELS);
-        let mut packed = Packed { weight: vec![T::ZERO; ins * 9 * padded], bias: vec![T::ZERO; padded] };
-        packed.bias[..outs].copy_from_slice(bias);
-        for o in 0..outs {
-            for tap in 0..ins * 9 {
-                packed.weight[tap * padded + o] = weight[o * ins * 9 + tap];
+        let mut weight = vec![];
+        for block in (0..outs).step_by(together) {
+            for i in 0..ins * 9 {
+                weight.extend((block..block + together).map(|o| if o < outs { tap(o, i / 9, i % 9) } else { T::ZERO }));
             }
         }
-        packed
+        let mut bias = bias.to_vec();
+        bias.resize(outs.next_multiple_of(together), T::ZERO);
+        Packed { weight, bias, ins, together }
+    }
+
+    /// Channels at once: eight sums of [`LANES`] fill the registers; fewer where most would be padding.
+    fn together(outs: usize) -> usize {
+        if outs > 4 { 8 } else { 4 }
+    }
+
+    fn forward(weight: &[T], bias: &[T], ins: usize) -> Self {
+        Self::new(bias, ins, Self::together(bias.len()), |o, i, t| weight[(o * ins + i) * 9 + t])
     }
 
     /// For the gradient with respect to the input: channels exchanged, taps mirrored.
-    fn backward(weight: &[T], outs: usize, ins: usize, multiple: usize) -> Self {
-        let padded = ins.next_multiple_of(multiple);
-        let mut packed = Packed { weight: vec![T::ZERO; outs * 9 * padded], bias: vec![T::ZERO; padded] };
-        for o in 0..outs {
-            for i in 0..ins {
-                for tap in 0..9 {
-                    packed.weight[(o * 9 + 8 - tap) * padded + i] = weight[(o * ins + i) * 9 + tap];
-                }
-            }
-        }
-        packed
+    fn backward(weight: &[T], outs: usize, ins: usize, together: usize) -> Self {
+        Self::new(&vec![T::ZERO; ins], outs, together, |i, o, t| weight[(o * ins + i) * 9 + 8 - t])
     }
 }
 
@@ -200,13 +216,10 @@ fn load<T: Real>(d: &Dims, image: &[T], x: &mut [T]) {
 #[inline(always)]
 fn first<T: Real>(d: &Dims, x: &[T], packed: &Packed<T>, a: &mut [T]) {
     let (height, width) = (d.h - 2, d.w - 2);
-    conv3x3::<T, CHANNELS, LANES>(
+    convolve(
         x,
-        d.sx,
-        d.h,
-        1,
-        &packed.weight,
-        &packed.bias,
+        (d.sx, d.h),
+        packed,
         (height, width),
         #[inline(always)]
         |o, y, at, sum| {
@@ -226,13 +239,10 @@ fn forward<T: Real>(d: &Dims, image: &[T], packs: &[Packed<T>; 2], x: &mut [T], 
     load(d, image, x);
     first(d, x, &packs[0], a);
     let (height, width) = (d.h - 4, d.w - 4);
-    conv3x3::<T, CHANNELS, LANES>(
+    convolve(
         a,
-        d.sa,
-        d.h - 2,
-        d.c1,
-        &packs[1].weight,
-        &packs[1].bias,
+        (d.sa, d.h - 2),
+        &packs[1],
         (height, width),
         #[inline(always)]
         |o, row, at, sum| {
@@ -331,13 +341,10 @@ fn backward<T: Real>(
     conv3x3_weights(s.a, (d.sa, h1), s.z2, (d.sz2, d.h), 2, d.c1, d.c2, (h2, w2), dw2);
 
     let (a, z1) = (&*s.a, &mut *s.z1);
-    conv3x3::<T, CHANNELS, LANES>(
+    convolve(
         s.z2,
-        d.sz2,
-        d.h,
-        d.c2,
-        &packs[1].weight,
-        &packs[1].bias,
+        (d.sz2, d.h),
+        &packs[1],
         (h1, w1),
         #[inline(always)]
         |o, row, at, sum| {
@@ -373,11 +380,8 @@ fn backward<T: Real>(
 fn input_gradient<T: Real, const L: usize>(d: &Dims, z1: &[T], packed: &Packed<T>, dx: &mut [T]) {
     conv3x3::<T, 1, L>(
         z1,
-        d.sz1,
-        d.h + 2,
-        d.c1,
-        &packed.weight,
-        &packed.bias,
+        (d.sz1, d.h + 2),
+        packed,
         (d.h, d.w),
         #[inline(always)]
         |_, row, at, sum| {
@@ -420,7 +424,7 @@ impl Op for ConvPair {
         on_device!(cx, T => {
             let packs = [
                 Packed::<T>::forward(x[1].slice(), x[2].slice(), 1),
-                Packed::<T>::backward(x[3].slice(), d.c2, d.c1, CHANNELS),
+                Packed::<T>::backward(x[3].slice(), d.c2, d.c1, Packed::<T>::together(d.c1)),
                 Packed::<T>::backward(x[1].slice(), d.c1, 1, 1),
             ];
             let (images, y, dy) = (x[0].slice::<T>(), y[0].slice::<T>(), dy.slice::<T>());
