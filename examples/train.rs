@@ -41,7 +41,7 @@ struct Arguments {
     /// How strokes get onto the canvas: warp (drawn in a window, then warped) or points (control points are moved) [default: warp]
     #[arg(long, value_parser = word::<Placement>)]
     placement: Option<Placement>,
-    /// Updates to make in total [default: 4500, paper 500001]
+    /// Updates to make in total [default: 3600, paper 500001]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
     /// Images per update [default: 32, paper 64]

@@ -115,7 +115,7 @@ impl<'a, T: Real> Output<'a, T> {
 ///
 /// The larger side of `c` is cut into blocks of fixed size that run in parallel.
 pub(crate) fn product<T: Real>(a: Matrix<T>, b: Matrix<T>, c: &mut [T], accumulate: bool) {
-    const SIDE: usize = 128;
+    const SIDE: usize = 64;
     let (m, n, k) = (a.rows, b.columns, a.columns);
     let out = Output::new(c, m, n);
     // SAFETY (all three): blocks of rows or of columns do not overlap.

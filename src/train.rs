@@ -36,7 +36,7 @@ use std::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
-    /// [`Config::quick`] for 4,500 steps: minutes on a laptop.
+    /// [`Config::quick`] for 3,600 steps: minutes on a laptop.
     #[default]
     Quick,
     /// [`Config::paper`] for 500,001 steps, as published.
@@ -60,7 +60,7 @@ impl Preset {
         Settings {
             data: source.to_string(),
             preset: self,
-            steps: if quick { 4_500 } else { 500_001 },
+            steps: if quick { 3_600 } else { 500_001 },
             batch: if quick { 32 } else { 64 },
             seed: 0,
             rates: if quick { [1e-3, 1e-3, 1e-4] } else { [1e-4, 1e-3, 1e-4] },

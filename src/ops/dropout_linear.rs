@@ -34,7 +34,7 @@ pub enum Keep {
 }
 
 /// Columns of x̂ that are made at a time. A multiple of 128, the number of masks in one Philox block.
-const CHUNK: usize = 2048;
+const CHUNK: usize = 1024;
 
 impl Keep {
     /// Writes the factor (0 or 1/(1−rate)) of elements `from..` of row `row` of `k` columns.

@@ -395,7 +395,7 @@ fn panels(metrics: &Metrics) -> Vec<Panel> {
     vec![
         panel("Evidence lower bound", "nats per image", &[("elbo", "ELBO"), ("log_likelihood", "log-likelihood")]),
         panel(
-            "Posterior against prior",
+            "KL per latent",
             "nats per image",
             &[("kl_onoff", "on/off"), ("kl_layout", "layouts"), ("kl_stroke", "strokes")],
         ),
