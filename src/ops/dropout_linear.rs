@@ -179,13 +179,14 @@ impl Op for DropoutLinear {
                     }
                 });
             });
+            let (sum, rest) = parts.split_at_mut(size);
+            for part in rest.chunks(size.max(1)) {
+                sum.iter_mut().zip(part).for_each(|(s, &p)| *s += p);
+            }
+            linear::finish(sum, x[1].slice(), self.activation);
             let out = y.slice_mut::<T>();
-            for (i, row) in rows.iter().enumerate() {
-                let y = &mut out[(row.call * d.n + row.image) * d.o..][..d.o];
-                for part in parts.chunks(size) {
-                    y.iter_mut().zip(&part[i * d.o..]).for_each(|(y, &p)| *y += p);
-                }
-                linear::finish(y, x[1].slice(), self.activation);
+            for (row, sum) in rows.iter().zip(sum.chunks(d.o)) {
+                out[(row.call * d.n + row.image) * d.o..][..d.o].copy_from_slice(sum);
             }
         });
         vec![y]
