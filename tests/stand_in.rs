@@ -585,3 +585,49 @@ fn a_compile_error_names_the_line() {
     assert!(compile("", &["--gpu-architecture=sm_61"]).unwrap_err().contains("invalid value for --gpu-architecture"));
     assert!(compile("", &["--no-such-option"]).unwrap_err().contains("unrecognized option"));
 }
+
+// ---- Speed ---------------------------------------------------------------------------------------------------------
+
+/// `cargo test --release --test stand_in -- --ignored --nocapture` prints what a launch costs.
+#[test]
+#[ignore = "prints timings"]
+fn timings() {
+    let Some(gpu) = gpu() else { return };
+    const LAUNCHES: u32 = 200;
+    let n = 64 * 256;
+    let x = gpu.stream.clone_htod(&numbers(n)).unwrap();
+    let mut y = gpu.stream.alloc_zeros::<f32>(n).unwrap();
+    let (count, a, row, stages) = (n as i32, 0.5f32, 256i32, 16i32);
+    for check in [false, true] {
+        let began = std::time::Instant::now();
+        let module = gpu.module(CORRECT, check);
+        println!("check {check}: module {:.2} s", began.elapsed().as_secs_f64());
+        for (kernel, blocks, threads) in [
+            ("add_one", 1, 32),
+            ("axpy_relu", 16, 256),
+            ("row_sums", 64, 256),
+            ("product_tf32", 1, 32),
+            ("reverse_staged", 1, 64),
+        ] {
+            let function = module.load_function(kernel).unwrap();
+            let began = std::time::Instant::now();
+            for _ in 0..LAUNCHES {
+                let mut launch = gpu.stream.launch_builder(&function);
+                match kernel {
+                    "add_one" => launch.arg(&mut y).arg(&count),
+                    "axpy_relu" => launch.arg(&x).arg(&mut y).arg(&a).arg(&count),
+                    "row_sums" => launch.arg(&x).arg(&mut y).arg(&row),
+                    "product_tf32" => launch.arg(&x).arg(&x).arg(&mut y),
+                    _ => launch.arg(&x).arg(&mut y).arg(&stages),
+                };
+                unsafe { launch.launch(config(blocks, threads, 0)) }.unwrap();
+            }
+            gpu.stream.synchronize().unwrap();
+            let seconds = began.elapsed().as_secs_f64();
+            let each = seconds / f64::from(LAUNCHES) * 1e6;
+            println!(
+                "  {kernel:<16} {blocks:>3} blocks of {threads:>3}: {each:>8.1} µs per launch, {seconds:.2} s in all"
+            );
+        }
+    }
+}

@@ -39,7 +39,15 @@ struct StandIn {
     folder: PathBuf,
 }
 
-static INSTALLED: OnceLock<Result<Option<StandIn>, String>> = OnceLock::new();
+/// Why there is no stand-in.
+enum Missing {
+    /// This machine lacks something: tests are skipped.
+    Prerequisite(String),
+    /// Its sources do not compile: tests fail.
+    Broken(String),
+}
+
+static INSTALLED: OnceLock<Result<Option<StandIn>, Missing>> = OnceLock::new();
 
 /// Makes a GPU available: the real one, else the stand-in. `Err` is one line that says what is skipped and why, for the
 /// test to print and return; with `DOOD_REQUIRE_STAND_IN=1` it is a panic.
@@ -55,11 +63,15 @@ pub fn install_stand_in() -> Result<(), String> {
 
 fn install_one(real: bool) -> Result<(), String> {
     let installed = INSTALLED.get_or_init(|| if real { Ok(None) } else { open().map(Some) });
-    installed.as_ref().map(|_| ()).map_err(|why| {
-        let line = skipped(why);
-        assert!(env::var_os("DOOD_REQUIRE_STAND_IN").is_none_or(|v| v != "1"), "{line}");
-        line
-    })
+    match installed {
+        Ok(_) => Ok(()),
+        Err(Missing::Broken(why)) => panic!("{why}"),
+        Err(Missing::Prerequisite(why)) => {
+            let line = skipped(why);
+            assert!(env::var_os("DOOD_REQUIRE_STAND_IN").is_none_or(|v| v != "1"), "{line}");
+            Err(line)
+        }
+    }
 }
 
 fn skipped(why: &str) -> String {
@@ -168,15 +180,15 @@ fn has_real_gpu() -> bool {
     }
 }
 
-fn open() -> Result<StandIn, String> {
+fn open() -> Result<StandIn, Missing> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        return Err("it needs Linux on x86-64".into());
+        return Err(Missing::Prerequisite("it needs Linux on x86-64".into()));
     }
     let folder = build()?;
     let open = |name: &str| {
         // SAFETY: our own libraries; what they run when they are opened reads environment variables only.
         unsafe { Library::open(Some(folder.join(name)), RTLD_NOW | RTLD_GLOBAL) }
-            .map_err(|e| format!("{name} cannot be opened: {e}"))
+            .map_err(|e| Missing::Broken(format!("{name} cannot be opened: {e}")))
     };
     let (driver, nvrtc) = (open(DRIVER)?, open(NVRTC)?);
     // cudarc looks for `libcuda.so` first. Where a real driver has that name, it would be found.
@@ -184,14 +196,14 @@ fn open() -> Result<StandIn, String> {
     if let Ok(found) = unsafe { Library::new("libcuda.so") } {
         // SAFETY: only looked up.
         if unsafe { found.get::<unsafe extern "C" fn()>(b"stand_in_set") }.is_err() {
-            return Err("this machine's driver hides it".into());
+            return Err(Missing::Prerequisite("this machine's driver hides it".into()));
         }
     }
     Ok(StandIn { driver, nvrtc, folder })
 }
 
 /// The folder of the two libraries, built if this version of the sources has not been built yet.
-fn build() -> Result<PathBuf, String> {
+fn build() -> Result<PathBuf, Missing> {
     let mut hasher = DefaultHasher::new();
     SOURCES.hash(&mut hasher);
     let root = match option_env!("CARGO_TARGET_TMPDIR").map(PathBuf::from) {
@@ -199,7 +211,7 @@ fn build() -> Result<PathBuf, String> {
         _ => env::temp_dir().join(format!("dood-{}", env::var("USER").unwrap_or_default())),
     };
     let folder = root.join("stand_in_driver").join(format!("{:016x}", hasher.finish()));
-    let fails = |what: &Path, e: std::io::Error| format!("{}: {e}", what.display());
+    let fails = |what: &Path, e: std::io::Error| Missing::Prerequisite(format!("{}: {e}", what.display()));
     fs::create_dir_all(&folder).map_err(|e| fails(&folder, e))?;
 
     // Several test processes start at once: one builds, the others wait.
@@ -218,7 +230,7 @@ fn build() -> Result<PathBuf, String> {
     Ok(folder)
 }
 
-fn compile(folder: &Path) -> Result<(), String> {
+fn compile(folder: &Path) -> Result<(), Missing> {
     let compiler = env::var("STAND_IN_CXX").unwrap_or("g++".into());
     let start = |library: &str, sources: &[&str]| {
         Command::new(&compiler)
@@ -231,14 +243,15 @@ fn compile(folder: &Path) -> Result<(), String> {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|e| format!("the C++ compiler {compiler} cannot be run ({e})"))
+            .map_err(|e| Missing::Prerequisite(format!("the C++ compiler {compiler} cannot be run ({e})")))
     };
     let driver = start(DRIVER, &["memory.cpp", "executor.cpp", "checks.cpp", "streams.cpp", "api.cpp"])?;
     let nvrtc = start(NVRTC, &["nvrtc.cpp"])?;
     for (library, child) in [(DRIVER, driver), (NVRTC, nvrtc)] {
-        let output = child.wait_with_output().map_err(|e| e.to_string())?;
-        // The compiler is there and our sources are at fault: no reason to skip.
-        assert!(output.status.success(), "{library}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = child.wait_with_output().map_err(|e| Missing::Broken(e.to_string()))?;
+        if !output.status.success() {
+            return Err(Missing::Broken(format!("{library}: {}", String::from_utf8_lossy(&output.stderr))));
+        }
     }
     Ok(())
 }

@@ -180,21 +180,20 @@ struct Fragments {
 template <class Operands>
 STAND_IN_CALL void multiply_fragments(const Exchange& all) {
     constexpr int K = Operands::K;
-    float a[16][K], b[K][8];
+    if (all.members != 0xffffffffu) return;  // reported by `multiply`
+    float a[16][K], b[K][8], d[16][8];
+    auto element = [&](int lane, int i) -> float& { return d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]; };
     for (int lane = 0; lane < 32; lane++) {
-        if (!(all.members >> lane & 1)) continue;
         const Fragments& f = *(const Fragments*)all.value[lane];
         for (int i = 0; i < 4; i++) Operands::put_a(a, f.a[i], lane / 4 + i % 2 * 8, i / 2, lane % 4);
         for (int i = 0; i < 2; i++) Operands::put_b(b, f.b[i], i, lane % 4, lane / 4);
+        for (int i = 0; i < 4; i++) element(lane, i) = f.d[i];
     }
-    for (int lane = 0; lane < 32; lane++) {
-        if (!(all.members >> lane & 1)) continue;
-        float* d = ((const Fragments*)all.value[lane])->d;
-        for (int i = 0; i < 4; i++) {
-            int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-            for (int k = 0; k < K; k++) d[i] += a[row][k] * b[k][column];
-        }
-    }
+    for (int row = 0; row < 16; row++)
+        for (int k = 0; k < K; k++)
+            for (int column = 0; column < 8; column++) d[row][column] += a[row][k] * b[k][column];
+    for (int lane = 0; lane < 32; lane++)
+        for (int i = 0; i < 4; i++) ((const Fragments*)all.value[lane])->d[i] = element(lane, i);
 }
 
 struct Tf32Operands {

@@ -127,7 +127,7 @@ static void release_barrier(Executor& e) {
         if (e.threads[t].state != WAITS_FOR_BLOCK) continue;
         e.threads[t].state = READY;
         e.threads[t].result = e.barrier_result;
-        e.ready.push_back(t);
+        e.ready.push(t);
     }
     e.at_barrier = 0;
     e.barrier_pc = nullptr;
@@ -144,9 +144,11 @@ static void complete_meeting(Executor& e, unsigned warp, Meeting& meeting) {
         unsigned lane = settings.order == Settings::REVERSE ? 31 - i : i;
         if (!(members >> lane & 1)) continue;
         e.threads[warp * 32 + lane].state = READY;
-        e.ready.push_back((uint16_t)(warp * 32 + lane));
+        e.warp_ready.push((uint16_t)(warp * 32 + lane));
     }
 }
+
+static unsigned next_thread(Executor& e) { return e.warp_ready.empty() ? e.ready.pop() : e.warp_ready.pop(); }
 
 // Makes the current fiber the one of thread `t`, which begins.
 static void begin_thread(Executor& e, unsigned t) {
@@ -158,18 +160,14 @@ static void begin_thread(Executor& e, unsigned t) {
 // Picks who runs next. If the current thread has finished its fiber is free, else it is parked at a barrier.
 static void run_next(Executor& e, bool finished) {
     Fiber* mine = e.fiber;
-    if (e.next_ready == e.ready.size()) {
+    if (e.warp_ready.empty() && e.ready.empty()) {
         if (finished) e.free_fibers.push_back(mine);
         stand_in_switch(&mine->stack_pointer, e.scheduler);
         e.fiber = mine;
         return;
     }
-    unsigned t = e.ready[e.next_ready++];
+    unsigned t = next_thread(e);
     Thread& next = e.threads[t];
-    if (e.next_ready == e.ready.size()) {
-        e.ready.clear();
-        e.next_ready = 0;
-    }
     if (next.state == NEW) {
         next.state = READY;
         if (!finished) e.fiber = free_fiber(e);
@@ -414,7 +412,7 @@ static void prepare_block(Executor& e) {
     }
     shuffle_order(e);
     e.ready = e.order;
-    e.next_ready = 0;
+    e.warp_ready = ThreadQueue();
 }
 
 static void report_deadlock(Executor& e) {
@@ -432,8 +430,8 @@ static void report_deadlock(Executor& e) {
 
 static void run_block(Executor& e) {
     prepare_block(e);
-    while (e.next_ready < e.ready.size() && !e.failed) {
-        unsigned t = e.ready[e.next_ready++];
+    while (!(e.warp_ready.empty() && e.ready.empty()) && !e.failed) {
+        unsigned t = next_thread(e);
         Thread& thread = e.threads[t];
         if (thread.state == NEW) {
             e.fiber = free_fiber(e);

@@ -47,6 +47,29 @@ struct Warp {
     std::list<Meeting> meetings;  // one per mask in use; a list, because its elements stay where they are
 };
 
+// First in, first out.
+class ThreadQueue {
+    std::vector<uint16_t> threads;
+    size_t next = 0;
+
+  public:
+    bool empty() const { return next == threads.size(); }
+    void push(uint16_t thread) { threads.push_back(thread); }
+    uint16_t pop() {
+        uint16_t thread = threads[next++];
+        if (empty()) {
+            threads.clear();
+            next = 0;
+        }
+        return thread;
+    }
+    ThreadQueue& operator=(const std::vector<uint16_t>& list) {
+        threads.assign(list.begin(), list.end());
+        next = 0;
+        return *this;
+    }
+};
+
 struct Executor {
     // The fibers, and the stack of the host thread that schedules them.
     void* scheduler = nullptr;
@@ -68,8 +91,8 @@ struct Executor {
     uint32_t block_number = 0, block_serial = 0;
     std::vector<Thread> threads;
     std::vector<Warp> warps;
-    std::vector<uint16_t> ready;
-    size_t next_ready = 0;
+    ThreadQueue ready;       // threads that begin, or that a block barrier has let go
+    ThreadQueue warp_ready;  // lanes that a warp primitive has let go: first, while their stacks are in the cache
     unsigned current = 0, live = 0;
     unsigned at_barrier = 0;
     int barrier_result = 0;

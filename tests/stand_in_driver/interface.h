@@ -23,7 +23,9 @@ struct ThreadHeader {
     BlockInfo* block;
 };
 constexpr size_t STACK_BYTES = size_t(1) << 18;
-constexpr size_t header_offset(uintptr_t stack) { return stack / STACK_BYTES % 256 * 64; }
+__attribute__((always_inline)) constexpr size_t header_offset(uintptr_t stack) {
+    return stack / STACK_BYTES % 256 * 64;
+}
 
 // What the lanes of a warp bring to a shuffle, a vote or a matrix product.
 struct Exchange {
