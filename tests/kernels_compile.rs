@@ -1,6 +1,7 @@
 //! Every kernel through NVIDIA's own compiler, which needs neither a GPU nor a driver: it must accept them without a
 //! warning, and no float kernel may spill registers. The compiler is a Python package, fetched once into `target/cuda`;
 //! where it cannot be had the tests are skipped with a line, or fail if `DOOD_REQUIRE_NVRTC=1`.
+#![cfg(unix)]
 
 use std::env;
 use std::ffi::{CStr, CString};

@@ -112,17 +112,23 @@ static constexpr size_t PAGE = 4096;
 
 static size_t round_up_to_page(size_t bytes) { return (std::max<size_t>(bytes, 1) + PAGE - 1) / PAGE * PAGE; }
 
+static constexpr size_t SMALL = size_t(64) << 10;
+
 void* map_lazily(size_t bytes) {
+    if (bytes < SMALL) return calloc(1, std::max<size_t>(bytes, 1));
     void* data = mmap(nullptr, round_up_to_page(bytes), PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (data == MAP_FAILED) {
-        fprintf(stderr, "stand-in GPU: no address space for %zu bytes\n", bytes);
-        abort();
-    }
-    return data;
+    if (data != MAP_FAILED) return data;
+    fprintf(stderr, "stand-in GPU: no address space for %zu bytes\n", bytes);
+    abort();
 }
 
-void unmap_lazily(void* data, size_t bytes) { munmap(data, round_up_to_page(bytes)); }
+void unmap_lazily(void* data, size_t bytes) {
+    if (bytes < SMALL)
+        free(data);
+    else
+        munmap(data, round_up_to_page(bytes));
+}
 
 void Shadow::mark_written(size_t offset, size_t count) {
     if (!all_written && count) memset(&written[offset], 1, count);
