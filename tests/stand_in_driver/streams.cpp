@@ -90,10 +90,16 @@ bool refused_by_capture() {
     return refused;
 }
 
+// As late as possible, but a queue is finite: on a GPU, too, the oldest work has run when it is full.
+static constexpr uint64_t QUEUE_LIMIT = 20000;
+
 static void enqueue(Stream* s, Stream::Entry entry) {
     s->queue.push_back(std::move(entry));
     s->submitted++;
-    if (settings.eager) drain(s, s->submitted);
+    if (settings.eager)
+        drain(s, s->submitted);
+    else if (s->queue.size() > QUEUE_LIMIT)
+        drain(s, s->submitted - QUEUE_LIMIT);
 }
 
 Result submit(Stream* s, std::function<Result()> work) {
