@@ -139,10 +139,7 @@ void Shadow::mark_unwritten(size_t offset, size_t count) {
 }
 
 bool Shadow::is_written(size_t offset, size_t count) {
-    if (all_written) return true;
-    for (size_t i = offset; i < offset + count; i++)
-        if (!written[i]) return false;
-    return true;
+    return all_written || count == 0 || !memchr(&written[offset], 0, count);
 }
 
 // ---- Allocations --------------------------------------------------------------------------------------------------
