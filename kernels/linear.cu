@@ -1,0 +1,94 @@
+#include "gemm.cuh"
+
+// y = act(x·Wᵀ + b): x [n, inputs], w [outputs, inputs] → y [n, outputs]. Blocks: tiles of rows, tiles of outputs, parts. With
+// more than one part (each of `chunk` inputs) the sums go to y as [parts, n, outputs], for linear_finish.
+template <class Tile>
+__device__ __forceinline__ void forward(const REAL* x, const REAL* w, const REAL* b, REAL* y, int n, int inputs, int outputs, int chunk, int tanh_, int math) {
+    REAL* shared = shared_memory();
+    int m = blockIdx.x * Tile::BM, o = blockIdx.y * Tile::BN, from = blockIdx.z * chunk;
+    int to = from + chunk < inputs ? from + chunk : inputs;
+    product<Tile, true, true>(math, Rows(x, n, to, inputs), Rows(w, outputs, to, inputs), m, o, from, to, shared);
+    if (gridDim.z > 1) {
+        REAL* part = y + (long long)blockIdx.z * n * outputs;
+        write_tile<Tile>(shared, m, o, part, n, outputs, 0, [&](int, int, REAL sum) { return sum; });
+    } else {
+        write_tile<Tile>(shared, m, o, y, n, outputs, 0, [&](int, int column, REAL sum) {
+            sum += b[column];
+            return tanh_ ? tanh(sum) : sum;
+        });
+    }
+}
+
+KERNEL __launch_bounds__(256) linear_fwd_small(const REAL* __restrict__ x, const REAL* __restrict__ w, const REAL* __restrict__ b,
+                                               REAL* __restrict__ y, int n, int inputs, int outputs, int chunk, int tanh_, int math) {
+    forward<Small>(x, w, b, y, n, inputs, outputs, chunk, tanh_, math);
+}
+
+KERNEL __launch_bounds__(256, 2) linear_fwd_large(const REAL* __restrict__ x, const REAL* __restrict__ w, const REAL* __restrict__ b,
+                                                  REAL* __restrict__ y, int n, int inputs, int outputs, int chunk, int tanh_, int math) {
+    forward<Large>(x, w, b, y, n, inputs, outputs, chunk, tanh_, math);
+}
+
+// y = act(Σ parts + b), the parts in their order. Rows that are not live give 0.
+KERNEL __launch_bounds__(256) linear_finish(const REAL* __restrict__ sums, const REAL* __restrict__ b, const REAL* __restrict__ live,
+                                            REAL* __restrict__ y, int parts, int rows, int images, int outputs, int tanh_) {
+    long long n = (long long)rows * outputs;
+    for (long long i = first_element(); i < n; i += element_stride()) {
+        if (live && live[i / outputs % images] == (REAL)0) {
+            y[i] = 0;
+            continue;
+        }
+        REAL sum = 0;
+        for (int part = 0; part < parts; part++) sum += sums[part * n + i];
+        sum += b[i % outputs];
+        y[i] = tanh_ ? tanh(sum) : sum;
+    }
+}
+
+// Three kinds of blocks: tiles of dx = dz·W, tiles of dW = dzᵀ·x, and 32 elements of db each; a null pointer has no blocks.
+template <class Tile>
+__device__ __forceinline__ void backward(const REAL* x, const REAL* w, const REAL* y, const REAL* dy, REAL* dx, REAL* dw, REAL* db,
+                                         int add_dx, int add_dw, int add_db, int n, int inputs, int outputs, int tanh_, int math) {
+    REAL* shared = shared_memory();
+    Undone dz(dy, y, tanh_, nullptr, n, n, outputs);
+    int block = blockIdx.x, across = tiles(inputs, Tile::BN);
+    int for_dx = dx ? tiles(n, Tile::BM) * across : 0, for_dw = dw ? tiles(outputs, Tile::BM) * across : 0;
+    auto as_is = [](int, int, REAL sum) { return sum; };
+    if (block < for_dx) {
+        int m = block % tiles(n, Tile::BM) * Tile::BM, i = block / tiles(n, Tile::BM) * Tile::BN;
+        product<Tile, true, false>(math, dz, Rows(w, outputs, inputs, inputs), m, i, 0, outputs, shared);
+        write_tile<Tile>(shared, m, i, dx, n, inputs, add_dx, as_is);
+    } else if (block < for_dx + for_dw) {
+        block -= for_dx;
+        int o = block % tiles(outputs, Tile::BM) * Tile::BM, i = block / tiles(outputs, Tile::BM) * Tile::BN;
+        product<Tile, false, false>(math, dz, Rows(x, n, inputs, inputs), o, i, 0, n, shared);
+        write_tile<Tile>(shared, o, i, dw, outputs, inputs, add_dw, as_is);
+    } else {
+        bias_gradient(dz, (block - for_dx - for_dw) * 32, db, add_db, shared);
+    }
+}
+
+KERNEL __launch_bounds__(256) linear_bwd_small(const REAL* __restrict__ x, const REAL* __restrict__ w, const REAL* __restrict__ y,
+                                               const REAL* __restrict__ dy, REAL* dx, int add_dx, REAL* dw, int add_dw, REAL* db,
+                                               int add_db, int n, int inputs, int outputs, int tanh_, int math) {
+    backward<Small>(x, w, y, dy, dx, dw, db, add_dx, add_dw, add_db, n, inputs, outputs, tanh_, math);
+}
+
+KERNEL __launch_bounds__(256, 2) linear_bwd_large(const REAL* __restrict__ x, const REAL* __restrict__ w, const REAL* __restrict__ y,
+                                                  const REAL* __restrict__ dy, REAL* dx, int add_dx, REAL* dw, int add_dw, REAL* db,
+                                                  int add_db, int n, int inputs, int outputs, int tanh_, int math) {
+    backward<Large>(x, w, y, dy, dx, dw, db, add_dx, add_dw, add_db, n, inputs, outputs, tanh_, math);
+}
+
+// ---- The same, one thread per result: what the tests hold the kernels above against -----------------------------------------
+
+KERNEL __launch_bounds__(256) linear_naive_fwd(const REAL* __restrict__ x, const REAL* __restrict__ w, const REAL* __restrict__ b,
+                                               REAL* __restrict__ y, int n, int inputs, int outputs, int tanh_) {
+    for (long long i = first_element(); i < (long long)n * outputs; i += element_stride()) {
+        const REAL *row = x + i / outputs * inputs, *weights = w + i % outputs * inputs;
+        REAL sum = 0;
+        for (int k = 0; k < inputs; k++) sum += row[k] * weights[k];
+        sum += b[i % outputs];
+        y[i] = tanh_ ? tanh(sum) : sum;
+    }
+}
