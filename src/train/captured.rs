@@ -13,6 +13,7 @@ use crate::{
         GROUPS,
         recognition::{Dropout, Noise, Pass, Step},
     },
+    profile,
     rng::Rng,
 };
 use std::sync::Arc;
@@ -83,7 +84,7 @@ impl Trainer {
             ring: Tensor::zeros(&device, &[ROWS, COLUMNS]),
             healthy: Tensor::full(&device, &[1], 1.0),
             captured: None,
-            capture: true,
+            capture: !profile::is_on(),
             gpu,
         };
         device.check()?;

@@ -275,6 +275,7 @@ impl Run {
         self.pictures()?;
         self.progress.clear();
         self.summary(iwae);
+        self.trainer.params().device().check()?;
         Ok(Outcome::Finished)
     }
 
@@ -328,6 +329,7 @@ impl Run {
     fn pictures(&mut self) -> Result<()> {
         let step = self.trainer.updates();
         let drawn = reconstruct(self.trainer.model(), self.trainer.params(), &self.pictured, 1, self.rng());
+        self.trainer.params().device().check()?;
         let history = self.folder.join("history");
         files::create_folder(&history)?;
         write_pictures(&self.folder.join("reconstruction"), &drawn)?;
