@@ -4,7 +4,8 @@
 // hands out, and a tensor core gets rounded numbers), where they lie as [k][m] and [k][n]; while one stage of BK inner elements is
 // multiplied the next is on its way. In the end the tile lies in shared memory, from where it is written row by row.
 //
-// A *source* is a row-major matrix: `load(row, column, out)` gives four neighbours of a row (column is a multiple of 4), 0 outside.
+// A *source* is a row-major matrix whose elements are asked for by fours: `fetch(row, column, held)` starts to read what four
+// neighbours of a row need (column is a multiple of 4; 0 outside), `value(held, out)` gives them later, when that has arrived.
 
 enum Math { F32 = 0, TF32 = 1, BF16 = 2 };  // as MathMode in src/gpu.rs
 
@@ -49,40 +50,50 @@ struct Rows {
     __device__ __forceinline__ Rows(const REAL* data, int rows, int columns, int stride)
         : data(data), rows(rows), columns(columns), stride(stride), packs(stride % 4 == 0 && (u64)data % 16 == 0) {}
 
-    __device__ __forceinline__ void load(int row, int column, REAL out[4]) const {
+    struct Held {
+        alignas(16) REAL x[4];
+    };
+
+    __device__ __forceinline__ void fetch(int row, int column, Held& held) const {
         bool inside = row < rows;
         const REAL* from = data + (long long)row * stride + column;
-        if (packs && inside && column + 4 <= columns) return load4(from, out);
-        for (int i = 0; i < 4; i++) out[i] = inside && column + i < columns ? from[i] : (REAL)0;
+        if (packs && inside && column + 4 <= columns) return load4(from, held.x);
+        for (int i = 0; i < 4; i++) held.x[i] = inside && column + i < columns ? from[i] : (REAL)0;
+    }
+
+    __device__ __forceinline__ void value(const Held& held, REAL out[4]) const {
+        for (int i = 0; i < 4; i++) out[i] = held.x[i];
     }
 };
 
 // One operand's way into shared memory. BY_K: a row of the source runs along the inner dimension, else along the tile's side.
-template <class Tile, int SIDE, bool BY_K> struct Stage {
+template <class Tile, int SIDE, bool BY_K, class Source> struct Stage {
     static constexpr int COUNT = SIDE * Tile::BK / 4 / 256;
-    alignas(16) REAL held[COUNT][4];
+    typename Source::Held held[COUNT];
 
-    template <class Source> __device__ __forceinline__ void load(const Source& source, int side, int k) {
+    __device__ __forceinline__ void fetch(const Source& source, int side, int k) {
         for (int c = 0; c < COUNT; c++) {
             int v = threadIdx.x + c * 256;
             if constexpr (BY_K)
-                source.load(side + v / (Tile::BK / 4), k + v % (Tile::BK / 4) * 4, held[c]);
+                source.fetch(side + v / (Tile::BK / 4), k + v % (Tile::BK / 4) * 4, held[c]);
             else
-                source.load(k + v / (SIDE / 4), side + v % (SIDE / 4) * 4, held[c]);
+                source.fetch(k + v / (SIDE / 4), side + v % (SIDE / 4) * 4, held[c]);
         }
     }
 
-    template <int MATH> __device__ __forceinline__ void store(REAL* to) {
+    template <int MATH> __device__ __forceinline__ void store(const Source& source, REAL* to) {
         for (int c = 0; c < COUNT; c++) {
             int v = threadIdx.x + c * 256;
+            alignas(16) REAL values[4];
+            source.value(held[c], values);
             if constexpr (MATH == TF32)
-                for (int i = 0; i < 4; i++) held[c][i] = __uint_as_float(to_tf32(held[c][i]));
+                for (int i = 0; i < 4; i++) values[i] = __uint_as_float(to_tf32(values[i]));
             if constexpr (BY_K) {
                 int side = v / (Tile::BK / 4), k = v % (Tile::BK / 4) * 4;
-                for (int i = 0; i < 4; i++) to[(k + i) * STRIDE(SIDE) + swapped(side, k)] = held[c][i];
+                for (int i = 0; i < 4; i++) to[(k + i) * STRIDE(SIDE) + swapped(side, k)] = values[i];
             } else {
                 int k = v / (SIDE / 4), side = v % (SIDE / 4) * 4;
-                store4(to + k * STRIDE(SIDE) + swapped(side, k), held[c]);
+                store4(to + k * STRIDE(SIDE) + swapped(side, k), values);
             }
         }
     }
@@ -102,7 +113,7 @@ template <class Tile> struct Scalar {
 
     __device__ __forceinline__ void multiply(const REAL* a, const REAL* b) {
         constexpr int SHARE = Tile::BK / slices;
-#pragma unroll
+#pragma unroll 4
         for (int kk = 0; kk < SHARE; kk++) {
             int k = slice() * SHARE + kk;
             alignas(16) REAL left[M * 4], right[N * 4];
@@ -189,24 +200,24 @@ template <class Tile, int MATH> struct Warp {
 template <class Tile, bool A_BY_K, bool B_BY_K, int MATH, class Sums, class A, class B>
 __device__ __forceinline__ void product_of(const A& a, const B& b, int m, int n, int from, int to, REAL* shared) {
     constexpr int A_SIZE = Tile::BK * STRIDE(Tile::BM), SIZE = A_SIZE + Tile::BK * STRIDE(Tile::BN);
-    Stage<Tile, Tile::BM, A_BY_K> left;
-    Stage<Tile, Tile::BN, B_BY_K> right;
+    Stage<Tile, Tile::BM, A_BY_K, A> left;
+    Stage<Tile, Tile::BN, B_BY_K, B> right;
     Sums sums;
-    left.load(a, m, from);
-    right.load(b, n, from);
-    left.template store<MATH>(shared);
-    right.template store<MATH>(shared + A_SIZE);
+    left.fetch(a, m, from);
+    right.fetch(b, n, from);
+    left.template store<MATH>(a, shared);
+    right.template store<MATH>(b, shared + A_SIZE);
     __syncthreads();
     for (int k = from, stage = 0; k < to; k += Tile::BK, stage ^= 1) {
         bool more = k + Tile::BK < to;
         if (more) {
-            left.load(a, m, k + Tile::BK);
-            right.load(b, n, k + Tile::BK);
+            left.fetch(a, m, k + Tile::BK);
+            right.fetch(b, n, k + Tile::BK);
         }
         sums.multiply(shared + stage * SIZE, shared + stage * SIZE + A_SIZE);
         if (more) {
-            left.template store<MATH>(shared + (stage ^ 1) * SIZE);
-            right.template store<MATH>(shared + (stage ^ 1) * SIZE + A_SIZE);
+            left.template store<MATH>(a, shared + (stage ^ 1) * SIZE);
+            right.template store<MATH>(b, shared + (stage ^ 1) * SIZE + A_SIZE);
         }
         __syncthreads();
     }
@@ -263,15 +274,22 @@ struct Undone {
     __device__ __forceinline__ Undone(const REAL* dy, const REAL* y, int tanh, const REAL* live, int images, int rows, int columns)
         : dy(dy, rows, columns, columns), y(y, rows, columns, columns), tanh(tanh), live(live), images(images) {}
 
-    __device__ __forceinline__ void load(int row, int column, REAL out[4]) const {
-        dy.load(row, column, out);
-        if (tanh) {
-            alignas(16) REAL after[4];
-            y.load(row, column, after);
-            for (int i = 0; i < 4; i++) out[i] *= (REAL)1 - after[i] * after[i];
+    struct Held {
+        Rows::Held dy, y;
+        bool live;
+    };
+
+    __device__ __forceinline__ void fetch(int row, int column, Held& held) const {
+        dy.fetch(row, column, held.dy);
+        if (tanh) y.fetch(row, column, held.y);
+        held.live = !live || row >= dy.rows || live[row % images] != (REAL)0;
+    }
+
+    __device__ __forceinline__ void value(const Held& held, REAL out[4]) const {
+        for (int i = 0; i < 4; i++) {
+            out[i] = held.live ? held.dy.x[i] : (REAL)0;
+            if (tanh) out[i] *= (REAL)1 - held.y.x[i] * held.y.x[i];
         }
-        if (live && row < dy.rows && live[row % images] == (REAL)0)
-            for (int i = 0; i < 4; i++) out[i] = 0;
     }
 
     __device__ __forceinline__ REAL at(int row, int column) const {

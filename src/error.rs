@@ -29,12 +29,43 @@ pub enum Error {
     /// A device that is not there or cannot be used.
     #[error("{0}")]
     Device(String),
+    /// Device memory ran out.
+    #[error(
+        "out of GPU memory: the op {op} asked for {} more, {} of {} are free and the current step holds {}; {}",
+        mebibytes(*asked), mebibytes(*free), mebibytes(*total), mebibytes(*held), batch_advice(*fitting)
+    )]
+    DeviceMemory {
+        /// What asked for it.
+        op: &'static str,
+        /// Bytes asked for.
+        asked: usize,
+        /// Bytes free.
+        free: usize,
+        /// Bytes on the card.
+        total: usize,
+        /// Bytes that the current step holds.
+        held: usize,
+        /// Images per batch that would fit, where that is known.
+        fitting: Option<usize>,
+    },
     /// A download that failed.
     #[error("{0}")]
     Download(String),
     /// A value that is not finite appeared during training.
     #[error("{0}")]
     NotFinite(String),
+}
+
+fn batch_advice(fitting: Option<usize>) -> String {
+    match fitting {
+        Some(0) => "not even one image fits".into(),
+        Some(images) => format!("a batch of {images} images would fit (--batch {images})"),
+        None => "use a smaller batch".into(),
+    }
+}
+
+fn mebibytes(bytes: usize) -> String {
+    format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
 }
 
 impl Error {

@@ -1,0 +1,1 @@
+// log_mean_exp: no kernels yet.

@@ -1,0 +1,1 @@
+// mixture: no kernels yet.

@@ -1,0 +1,1 @@
+// nvil: no kernels yet.

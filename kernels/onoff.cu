@@ -1,0 +1,1 @@
+// onoff: no kernels yet.

@@ -1,0 +1,1 @@
+// shape: no kernels yet.

@@ -1,0 +1,1 @@
+// squash: no kernels yet.
