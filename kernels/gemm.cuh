@@ -11,11 +11,13 @@ enum Math { F32 = 0, TF32 = 1, BF16 = 2 };  // as MathMode in src/gpu.rs
 
 // The warps (threads) of a block form SLICES (slices) groups; each multiplies its own share of a stage's inner elements.
 struct Small {
+    static constexpr bool PACKED = false;
     static constexpr int BM = 32, BN = 32, BK = 32;
     static constexpr int TM = 4, TN = 4, slices = 4;         // a thread's part of the tile
     static constexpr int WARPS_M = 2, WARPS_N = 2, SLICES = 2;  // with tensor cores
 };
 struct Large {
+    static constexpr bool PACKED = true;
     static constexpr int BM = 64, BN = 128, BK = 16;
     static constexpr int TM = 8, TN = 8, slices = 2;
     static constexpr int WARPS_M = 2, WARPS_N = 4, SLICES = 1;
@@ -41,14 +43,16 @@ __device__ __forceinline__ REAL* shared_memory() {
     return (REAL*)memory;
 }
 
-// A matrix in memory; `columns` may be less than the distance between its rows.
-struct Rows {
+// A matrix in memory; `columns` may be less than the distance between its rows. PACKED promises that columns, stride and address
+// let four neighbours be read at once (the tile's business: large ones are only used for such matrices).
+template <bool PACKED> struct Rows {
     const REAL* data;
     int rows, columns, stride;
-    bool packs;  // four neighbours can be read at once
+    bool packed;
 
     __device__ __forceinline__ Rows(const REAL* data, int rows, int columns, int stride)
-        : data(data), rows(rows), columns(columns), stride(stride), packs(stride % 4 == 0 && (u64)data % 16 == 0) {}
+        : data(data), rows(rows), columns(columns), stride(stride),
+          packed(PACKED || (columns % 4 == 0 && stride % 4 == 0 && (u64)data % 16 == 0)) {}
 
     struct Held {
         alignas(16) REAL x[4];
@@ -57,8 +61,13 @@ struct Rows {
     __device__ __forceinline__ void fetch(int row, int column, Held& held) const {
         bool inside = row < rows;
         const REAL* from = data + (long long)row * stride + column;
-        if (packs && inside && column + 4 <= columns) return load4(from, held.x);
-        for (int i = 0; i < 4; i++) held.x[i] = inside && column + i < columns ? from[i] : (REAL)0;
+        for (int i = 0; i < 4; i++) held.x[i] = 0;
+        if (packed) {
+            if (inside && column < columns) load4(from, held.x);
+        } else {
+            for (int i = 0; i < 4; i++)
+                if (inside && column + i < columns) held.x[i] = from[i];
+        }
     }
 
     __device__ __forceinline__ void value(const Held& held, REAL out[4]) const {
@@ -113,7 +122,7 @@ template <class Tile> struct Scalar {
 
     __device__ __forceinline__ void multiply(const REAL* a, const REAL* b) {
         constexpr int SHARE = Tile::BK / slices;
-#pragma unroll 4
+#pragma unroll 2  // more would need more registers than two blocks can have
         for (int kk = 0; kk < SHARE; kk++) {
             int k = slice() * SHARE + kk;
             alignas(16) REAL left[M * 4], right[N * 4];
@@ -266,7 +275,7 @@ __device__ __forceinline__ void write_tile(const REAL* tile, int m, int n, REAL*
 
 // The gradient before bias and activation, dz = dy·act'(y), of rows that take part.
 struct Undone {
-    Rows dy, y;
+    Rows<false> dy, y;
     int tanh;
     const REAL* live;  // [images], or null
     int images;
@@ -275,7 +284,7 @@ struct Undone {
         : dy(dy, rows, columns, columns), y(y, rows, columns, columns), tanh(tanh), live(live), images(images) {}
 
     struct Held {
-        Rows::Held dy, y;
+        Rows<false>::Held dy, y;
         bool live;
     };
 
@@ -299,17 +308,22 @@ struct Undone {
     }
 };
 
-// db[from..from + 32] = the sums of dz over its rows, by one block.
-__device__ __forceinline__ void bias_gradient(const Undone& dz, int from, REAL* db, int add, REAL* shared) {
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, column = from + lane;
+// Elements from..from + 32 of the bias's gradient, the sums of dz over its rows, by one block; and these columns of dz itself where
+// it is wanted.
+__device__ __forceinline__ void undo(const Undone& dz, int from, REAL* out, REAL* db, int add_db, REAL* shared) {
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, column = from + lane, columns = dz.dy.columns;
     REAL sum = 0;
-    if (column < dz.dy.columns)
-        for (int row = warp; row < dz.dy.rows; row += 8) sum += dz.at(row, column);
+    if (column < columns)
+        for (int row = warp; row < dz.dy.rows; row += 8) {
+            REAL g = dz.at(row, column);
+            if (out) out[(long long)row * columns + column] = g;
+            sum += g;
+        }
     shared[threadIdx.x] = sum;
     __syncthreads();
-    if (warp > 0 || column >= dz.dy.columns) return;
+    if (!db || warp > 0 || column >= columns) return;
     for (int other = 1; other < 8; other++) sum += shared[other * WARP + lane];
-    put(db, column, sum, add);
+    put(db, column, sum, add_db);
 }
 
 __device__ __forceinline__ int tiles(int size, int side) { return (size + side - 1) / side; }
