@@ -11,7 +11,7 @@ KERNEL __launch_bounds__(256) combine_fwd(const REAL* __restrict__ x, const REAL
 }
 
 // The gradients of both operands, either of which may be null.
-KERNEL __launch_bounds__(256) combine_bwd(const REAL* __restrict__ dy, int n, REAL a, REAL b, REAL* __restrict__ dx, int add_dx, REAL* __restrict__ dz, int add_dz) {
+KERNEL __launch_bounds__(256) combine_bwd(const REAL* __restrict__ dy, REAL* __restrict__ dx, int add_dx, REAL* __restrict__ dz, int add_dz, int n, REAL a, REAL b) {
     for (long long i = first_element(); i < n; i += element_stride()) {
         REAL g = dy[i];
         if (dx) put(dx, i, a * g, add_dx);
@@ -23,7 +23,7 @@ KERNEL __launch_bounds__(256) mul_fwd(const REAL* __restrict__ x, const REAL* __
     for (long long i = first_element(); i < n; i += element_stride()) y[i] = x[i] * z[i];
 }
 
-KERNEL __launch_bounds__(256) mul_bwd(const REAL* __restrict__ x, const REAL* __restrict__ z, const REAL* __restrict__ dy, int n, REAL* __restrict__ dx, int add_dx, REAL* __restrict__ dz, int add_dz) {
+KERNEL __launch_bounds__(256) mul_bwd(const REAL* __restrict__ x, const REAL* __restrict__ z, const REAL* __restrict__ dy, REAL* __restrict__ dx, int add_dx, REAL* __restrict__ dz, int add_dz, int n) {
     for (long long i = first_element(); i < n; i += element_stride()) {
         REAL g = dy[i];
         if (dx) put(dx, i, z[i] * g, add_dx);
@@ -36,7 +36,7 @@ KERNEL __launch_bounds__(256) scale_fwd(const REAL* __restrict__ x, REAL* __rest
     for (long long i = first_element(); i < n; i += element_stride()) y[i] = factor * x[i] + offset;
 }
 
-KERNEL __launch_bounds__(256) scale_bwd(const REAL* __restrict__ dy, int n, REAL factor, REAL* __restrict__ dx, int add_dx) {
+KERNEL __launch_bounds__(256) scale_bwd(const REAL* __restrict__ dy, REAL* __restrict__ dx, int add_dx, int n, REAL factor) {
     for (long long i = first_element(); i < n; i += element_stride()) put(dx, i, factor * dy[i], add_dx);
 }
 
@@ -45,7 +45,7 @@ KERNEL __launch_bounds__(256) softplus_fwd(const REAL* __restrict__ x, REAL* __r
     for (long long i = first_element(); i < n; i += element_stride()) y[i] = larger(x[i], (REAL)0) + log1p(exp(-fabs(x[i])));
 }
 
-KERNEL __launch_bounds__(256) softplus_bwd(const REAL* __restrict__ x, const REAL* __restrict__ dy, int n, REAL* __restrict__ dx, int add_dx) {
+KERNEL __launch_bounds__(256) softplus_bwd(const REAL* __restrict__ x, const REAL* __restrict__ dy, REAL* __restrict__ dx, int add_dx, int n) {
     for (long long i = first_element(); i < n; i += element_stride()) put(dx, i, dy[i] * sigmoid(x[i]), add_dx);
 }
 
@@ -58,6 +58,6 @@ KERNEL __launch_bounds__(1024) sum_fwd(const REAL* __restrict__ x, REAL* __restr
     if (threadIdx.x == 0) y[blockIdx.x] = sum;
 }
 
-KERNEL __launch_bounds__(256) sum_bwd(const REAL* __restrict__ dy, int n, int group, REAL* __restrict__ dx, int add_dx) {
+KERNEL __launch_bounds__(256) sum_bwd(const REAL* __restrict__ dy, REAL* __restrict__ dx, int add_dx, int n, int group) {
     for (long long i = first_element(); i < n; i += element_stride()) put(dx, i, dy[i / group], add_dx);
 }
