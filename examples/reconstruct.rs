@@ -82,7 +82,7 @@ fn draw(arguments: Arguments) -> Result<()> {
     if !matches!(kind, Some("png" | "svg")) {
         return Err(Error::Usage(format!("--out {} must end in .png or .svg", arguments.out.display())));
     }
-    let device = Device::from_name(&arguments.device)?;
+    let device = Device::from_name(&arguments.device, arguments.math)?;
     let (model, params) = checkpoint::load(&newest(&arguments.checkpoint)?, &device)?;
     let set = data::load_or_fetch(&arguments.data, model.config.image, arguments.download)?;
     let images = match arguments.split {

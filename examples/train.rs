@@ -109,7 +109,7 @@ fn train(arguments: Arguments) -> Result<Outcome> {
         download: arguments.download,
         iwae: arguments.iwae,
     };
-    train::run(&options, &Device::from_name(&arguments.device)?)
+    train::run(&options, &Device::from_name(&arguments.device, arguments.math)?)
 }
 
 fn main() -> ExitCode {

@@ -1,10 +1,5 @@
 // Elementwise sums and products, and sums over groups of neighbours.
 
-// sum += x
-KERNEL __launch_bounds__(256) accumulate(const REAL* __restrict__ x, REAL* __restrict__ sum, int n) {
-    for (long long i = first_element(); i < n; i += element_stride()) sum[i] += x[i];
-}
-
 // y = a·x + b·z
 KERNEL __launch_bounds__(256) combine_fwd(const REAL* __restrict__ x, const REAL* __restrict__ z, REAL* __restrict__ y, int n, REAL a, REAL b) {
     for (long long i = first_element(); i < n; i += element_stride()) y[i] = a * x[i] + b * z[i];

@@ -5,15 +5,15 @@
 // The logarithm of no weight at all.
 __device__ __forceinline__ REAL log_zero() { return log((REAL)0); }
 
-// The parameters of one group of a row: K components.
+// Where in a row of parameters those of one group begin.
 struct Group {
-    const REAL *logit, *mean, *std, *cor;
-    __device__ Group(const REAL* p, int groups, int components, int d, int g) {
-        long long all = (long long)groups * components, before = (long long)g * components;
-        logit = p + before;
-        mean = p + all + before * d;
+    int logit, mean, std, cor;
+    __device__ Group(int groups, int components, int d, int g) {
+        int all = groups * components;
+        logit = g * components;
+        mean = all + logit * d;
         std = mean + all * d;
-        cor = p + all + 2 * all * d + before;
+        cor = all + 2 * all * d + logit;
     }
 };
 
@@ -38,17 +38,19 @@ KERNEL __launch_bounds__(256) mixture_fwd(
     REAL *posterior = shared + 2 * components * warp, *prior = posterior + components;
     REAL log_density = 0;
     for (int g = warp; g < groups; g += warps) {
-        const REAL* x = z + (row * groups + g) * d;
-        Group q(p + row * groups * components * (2 * d + 2), groups, components, d, g);
+        const REAL *x = z + (row * groups + g) * d, *q = p + row * groups * components * (2 * d + 2);
+        Group at(groups, components, d, g);
         REAL max = log_zero(), max_logit = log_zero();
+#pragma unroll 1
         for (int k = lane; k < components; k += WARP) {
-            const REAL *mean = q.mean + k * d, *std = q.std + k * d;
-            REAL logit = q.logit[k];
+            const REAL *mean = q + at.mean + k * d, *std = q + at.std + k * d;
+            REAL logit = q[at.logit + k];
             REAL e0 = (x[0] - mean[0]) / std[0];
-            REAL f = (x[1] - mean[1] - q.cor[k] * e0) / std[1];
+            REAL f = (x[1] - mean[1] - q[at.cor + k] * e0) / std[1];
             REAL square = e0 * e0 + f * f;
             // Two stds are at least 1e-18 together: one logarithm does for both.
             REAL log_volume = log(std[0] * std[1]);
+#pragma unroll 1
             for (int i = 2; i < d; i += 2) {
                 REAL e = (x[i] - mean[i]) / std[i], volume = std[i];
                 square += e * e;
@@ -82,49 +84,55 @@ KERNEL __launch_bounds__(256) mixture_bwd(
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
     long long row = blockIdx.x, start = row * groups * components * (2 * d + 2);
     REAL scale = dy[row];
+    z += row * groups * d;
+    p += start;
+    saved += row * 2 * groups * components;
+    if (dz) dz += row * groups * d;
+    if (dp) dp += start;
     for (int g = warp; g < groups; g += warps) {
-        long long at = (row * groups + g) * d;
-        const REAL *posterior = saved + (row * groups + g) * 2 * components, *prior = posterior + components;
-        Group q(p + start, groups, components, d, g);
-        long long at_logit = q.logit - p, at_mean = q.mean - p, at_std = q.std - p, at_cor = q.cor - p;
-        REAL toward0 = 0, toward1 = 0, x0 = z[at], x1 = z[at + 1];
+        const REAL *posterior = saved + 2 * g * components, *prior = posterior + components;
+        Group at(groups, components, d, g);
+        REAL toward0 = 0, toward1 = 0, x0 = z[g * d], x1 = z[g * d + 1];
+#pragma unroll 1
         for (int k = lane; k < components; k += WARP) {
-            long long j = (long long)k * d;
-            REAL weight = scale * posterior[k], cor = q.cor[k];
-            REAL r0 = (REAL)1 / q.std[j], r1 = (REAL)1 / q.std[j + 1];
-            REAL e0 = (x0 - q.mean[j]) * r0;
-            REAL f = (x1 - q.mean[j + 1] - cor * e0) * r1;
+            int mean = at.mean + k * d, std = at.std + k * d;
+            REAL weight = scale * posterior[k], cor = p[at.cor + k];
+            REAL r0 = (REAL)1 / p[std], r1 = (REAL)1 / p[std + 1];
+            REAL e0 = (x0 - p[mean]) * r0;
+            REAL f = (x1 - p[mean + 1] - cor * e0) * r1;
             REAL h = e0 - cor * f * r1;
             toward0 += weight * h * r0;
             toward1 += weight * f * r1;
             if (!dp) continue;
-            put(dp, at_logit + k, scale * (posterior[k] - prior[k]), add_dp);
-            put(dp, at_mean + j, weight * h * r0, add_dp);
-            put(dp, at_mean + j + 1, weight * f * r1, add_dp);
-            put(dp, at_std + j, weight * (h * e0 - (REAL)1) * r0, add_dp);
-            put(dp, at_std + j + 1, weight * (f * f - (REAL)1) * r1, add_dp);
-            put(dp, at_cor + k, weight * f * e0 * r1, add_dp);
+            put(dp, at.logit + k, scale * (posterior[k] - prior[k]), add_dp);
+            put(dp, mean, weight * h * r0, add_dp);
+            put(dp, mean + 1, weight * f * r1, add_dp);
+            put(dp, std, weight * (h * e0 - (REAL)1) * r0, add_dp);
+            put(dp, std + 1, weight * (f * f - (REAL)1) * r1, add_dp);
+            put(dp, at.cor + k, weight * f * e0 * r1, add_dp);
         }
         if (dz) {
             toward0 = warp_sum(toward0);
             toward1 = warp_sum(toward1);
-            if (lane == 0) put(dz, at, -toward0, add_dz);
-            if (lane == 0) put(dz, at + 1, -toward1, add_dz);
+            if (lane == 0) put(dz, g * d, -toward0, add_dz);
+            if (lane == 0) put(dz, g * d + 1, -toward1, add_dz);
         }
+#pragma unroll 1
         for (int i = 2; i < d; i++) {
-            REAL toward = 0, x = z[at + i];
+            REAL toward = 0, x = z[g * d + i];
+#pragma unroll 1
             for (int k = lane; k < components; k += WARP) {
-                long long j = (long long)k * d + i;
-                REAL weight = scale * posterior[k], r = (REAL)1 / q.std[j];
-                REAL e = (x - q.mean[j]) * r;
+                int mean = at.mean + k * d + i, std = at.std + k * d + i;
+                REAL weight = scale * posterior[k], r = (REAL)1 / p[std];
+                REAL e = (x - p[mean]) * r;
                 toward += weight * e * r;
                 if (!dp) continue;
-                put(dp, at_mean + j, weight * e * r, add_dp);
-                put(dp, at_std + j, weight * (e * e - (REAL)1) * r, add_dp);
+                put(dp, mean, weight * e * r, add_dp);
+                put(dp, std, weight * (e * e - (REAL)1) * r, add_dp);
             }
             if (dz) {
                 toward = warp_sum(toward);
-                if (lane == 0) put(dz, at + i, -toward, add_dz);
+                if (lane == 0) put(dz, g * d + i, -toward, add_dz);
             }
         }
     }

@@ -1,6 +1,10 @@
 //! Where tensors live and in which precision. Chosen at run time; model code never names it.
 
-use crate::{Error, Result};
+use crate::{
+    Error, MathMode, Result,
+    gpu::{self, Gpu},
+};
+use std::sync::Arc;
 
 /// The number type of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,18 +15,41 @@ pub enum DType {
     F64,
 }
 
-/// A cheap handle; clone it freely.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl DType {
+    /// The size of a number.
+    pub fn bytes(self) -> usize {
+        match self {
+            DType::F32 => 4,
+            DType::F64 => 8,
+        }
+    }
+}
+
+/// A cheap handle; clone it freely. Two handles are equal if tensors of one can be used with the other.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Device {
     place: Place,
     dtype: DType,
 }
 
 /// What runs the ops. A further backend is a variant here and an arm in `on_device!`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) enum Place {
     Cpu,
+    Gpu(Arc<Gpu>),
 }
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Place::Cpu, Place::Cpu) => true,
+            (Place::Gpu(a), Place::Gpu(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Place {}
 
 impl Device {
     /// The default backend: single precision on the host, all rayon threads.
@@ -35,18 +62,77 @@ impl Device {
         Device { place: Place::Cpu, dtype: DType::F64 }
     }
 
-    /// The device that a user names: `auto` (the best there is), `cpu`, or `cuda`.
+    /// The first GPU (`ordinal` 0), the second, …: a stream of its own, so tensors of two such handles cannot be mixed.
+    ///
+    /// The kernels are the same in both precisions; double precision is for checks.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where there is no driver, no card, no compiler, or none that can be used; the sentence says what to do.
+    pub fn cuda(ordinal: usize, dtype: DType, math: MathMode) -> Result<Self> {
+        Ok(Device { place: Place::Gpu(Arc::new(Gpu::open(ordinal, dtype, math)?)), dtype })
+    }
+
+    /// The device that a user names: `auto` (the first GPU if there is one that can be used, else the CPU), `cpu`, `cuda`, or
+    /// `cuda:1` and so on for further GPUs.
     ///
     /// # Errors
     /// [`Error::Usage`] for another word, [`Error::Device`] where no such device can be used.
-    pub fn from_name(name: &str) -> Result<Self> {
-        match name {
-            "auto" | "cpu" => Ok(Device::cpu()),
-            "cuda" => Err(Error::Device(
-                "device cuda cannot be used: this build has no CUDA backend; use --device cpu, which runs everything"
-                    .into(),
-            )),
-            _ => Err(Error::Usage(format!("unknown device {name:?}; choose auto, cpu or cuda"))),
+    pub fn from_name(name: &str, math: MathMode) -> Result<Self> {
+        let ordinal = match name {
+            "cpu" => return Ok(Device::cpu()),
+            "auto" if !gpu::is_available() => return Ok(Device::cpu()),
+            "auto" => return Ok(Device::cuda(0, DType::F32, math).unwrap_or_else(|_| Device::cpu())),
+            "cuda" => Some(0),
+            _ => name.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
+        };
+        match ordinal {
+            Some(ordinal) => Device::cuda(ordinal, DType::F32, math),
+            None => Err(Error::Usage(format!("unknown device {name:?}; choose auto, cpu, cuda or cuda:N"))),
+        }
+    }
+
+    /// Waits until everything asked of the device is done. Ops do not return errors; the first one since the last call comes out
+    /// here, and everything after it was skipped.
+    ///
+    /// # Errors
+    /// [`Error::Device`] for a failed kernel, [`Error::DeviceMemory`] where memory ran out. Never on the CPU.
+    pub fn check(&self) -> Result<()> {
+        match &self.place {
+            Place::Cpu => Ok(()),
+            Place::Gpu(gpu) => gpu.check(),
+        }
+    }
+
+    /// Waits until everything asked of the device is done; an error is kept for [`Device::check`].
+    pub(crate) fn wait(&self) {
+        if let Place::Gpu(gpu) = &self.place {
+            gpu.wait();
+        }
+    }
+
+    /// Kernels launched since the device was opened; 0 on the CPU.
+    pub fn launches(&self) -> u64 {
+        self.gpu().map_or(0, |gpu| gpu.launches())
+    }
+
+    /// Bytes of device memory that steps have needed so far; 0 on the CPU.
+    pub fn step_memory(&self) -> usize {
+        self.gpu().map_or(0, |gpu| gpu.arena_bytes())
+    }
+
+    /// Opens a step: until the guard is dropped, new tensors come from memory that is used again once it is closed and they are gone.
+    pub(crate) fn step(&self) -> StepScope {
+        let gpu = self.gpu().cloned();
+        if let Some(gpu) = &gpu {
+            gpu.begin_step();
+        }
+        StepScope(gpu)
+    }
+
+    pub(crate) fn gpu(&self) -> Option<&Arc<Gpu>> {
+        match &self.place {
+            Place::Cpu => None,
+            Place::Gpu(gpu) => Some(gpu),
         }
     }
 
@@ -60,9 +146,40 @@ impl Device {
     }
 }
 
-/// Runs the CPU arm with `T` bound to the device's number type. The only dispatch in the library.
+/// An open step; see [`Device::step`].
+pub(crate) struct StepScope(Option<Arc<Gpu>>);
+
+impl Drop for StepScope {
+    fn drop(&mut self) {
+        if let Some(gpu) = &self.0 {
+            gpu.end_step();
+        }
+    }
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "Device({self}, {:?})", self.dtype)
+    }
+}
+
+/// For people: `cpu`, or the card and its driver.
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match &self.place {
+            Place::Cpu => f.write_str("cpu"),
+            Place::Gpu(gpu) => write!(f, "cuda ({}, {})", gpu.description(), gpu.math()),
+        }
+    }
+}
+
+/// Runs the CPU arm with `T` bound to the device's number type, or the GPU arm with `gpu` bound to the [`Gpu`](crate::gpu::Gpu). The
+/// only dispatch in the library.
 macro_rules! on_device {
     ($device:expr, $T:ident => $cpu:expr) => {
+        $crate::device::on_device!($device, $T => $cpu, _gpu => panic!("no kernel for this yet"))
+    };
+    ($device:expr, $T:ident => $cpu:expr, $gpu:ident => $cuda:expr) => {
         match ($device.place(), $device.dtype()) {
             ($crate::device::Place::Cpu, $crate::DType::F32) => {
                 type $T = f32;
@@ -72,6 +189,7 @@ macro_rules! on_device {
                 type $T = f64;
                 $cpu
             }
+            ($crate::device::Place::Gpu($gpu), _) => $cuda,
         }
     };
 }

@@ -29,12 +29,33 @@ pub enum Error {
     /// A device that is not there or cannot be used.
     #[error("{0}")]
     Device(String),
+    /// Device memory ran out.
+    #[error(
+        "out of GPU memory: the op {op} asked for {} more, {} of {} are free and the current step holds {}; use a smaller batch",
+        mebibytes(*asked), mebibytes(*free), mebibytes(*total), mebibytes(*held)
+    )]
+    DeviceMemory {
+        /// What asked for it.
+        op: &'static str,
+        /// Bytes asked for.
+        asked: usize,
+        /// Bytes free.
+        free: usize,
+        /// Bytes on the card.
+        total: usize,
+        /// Bytes that the current step holds.
+        held: usize,
+    },
     /// A download that failed.
     #[error("{0}")]
     Download(String),
     /// A value that is not finite appeared during training.
     #[error("{0}")]
     NotFinite(String),
+}
+
+fn mebibytes(bytes: usize) -> String {
+    format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
 }
 
 impl Error {

@@ -40,6 +40,19 @@ pub fn create_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(|e| Error::io("create the folder", folder, e))
 }
 
+/// Where downloads and compiled kernels are kept: `$DOOD_CACHE`, else `$XDG_CACHE_HOME/dood`, else `~/.cache/dood`.
+pub fn cache_folder() -> PathBuf {
+    let folder = |variable: &str, below: &str| {
+        let value = std::env::var_os(variable).filter(|value| !value.is_empty())?;
+        Some(Path::new(&value).join(below))
+    };
+    folder("DOOD_CACHE", "")
+        .or_else(|| folder("XDG_CACHE_HOME", "dood"))
+        .or_else(|| folder("HOME", ".cache/dood"))
+        .or_else(|| folder("LOCALAPPDATA", "dood"))
+        .unwrap_or_else(|| ".cache/dood".into())
+}
+
 /// Reads a whole file, with a sentence if that is not possible.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|e| Error::io("read", path, e))

@@ -59,6 +59,7 @@ mod device;
 pub mod error;
 pub mod figures;
 pub mod files;
+pub mod gpu;
 pub mod gradcheck;
 mod matmul;
 pub mod metrics;
@@ -77,6 +78,7 @@ pub mod train;
 
 pub use device::{DType, Device};
 pub use error::{Error, Result};
+pub use gpu::MathMode;
 pub use params::{Grads, ParamId, Params, ParamsBuilder, Spec};
 pub use tape::{NodeGrads, Slot, Tape, Var};
 pub use tensor::Tensor;

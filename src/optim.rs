@@ -1,6 +1,11 @@
 //! Adam over the whole slab, with one learning rate per group.
 
-use crate::{Grads, Params, Tensor, cpu, device::on_device, real::Real};
+use crate::{
+    Grads, Params, Tensor, cpu,
+    device::on_device,
+    gpu::{Arg, Launch, args},
+    real::Real,
+};
 use rayon::prelude::*;
 
 /// Adam (Kingma & Ba, 2015) without weight decay: β₁ = 0.9, β₂ = 0.999, ε = 1e-8 as in section 9 of the specification.
@@ -43,6 +48,12 @@ impl Adam {
     /// One update: with t the number of updates including this one,
     /// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p − rate · (m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε).
     pub fn step(&mut self, params: &mut Params, grads: &Grads) {
+        self.step_if(params, grads, None);
+    }
+
+    /// As [`Adam::step`]; on a GPU nothing is changed where the number in `healthy` is 0, and the number of updates is that of the
+    /// host plus the clock.
+    pub(crate) fn step_if(&mut self, params: &mut Params, grads: &Grads, healthy: Option<&Tensor>) {
         self.step += 1;
         let t = self.step as f64;
         let (correct1, correct2) = (1.0 / (1.0 - BETA1.powf(t)), 1.0 / (1.0 - BETA2.powf(t)));
@@ -67,6 +78,17 @@ impl Adam {
                         }
                     })
                 });
+            }
+        }, gpu => {
+            for run in specs.chunk_by(|a, b| a.group == b.group) {
+                let range = run[0].range().start..run[run.len() - 1].range().end;
+                let part = |slab: &Tensor| slab.window(range.start, &[range.len()]);
+                let (p, m, v, g) = (part(params.slab()), part(&self.m), part(&self.v), part(grads.slab()));
+                let rate = Arg::Real(self.rates[run[0].group]);
+                let arguments = args![
+                    &g, Arg::input(healthy), p.out(), m.out(), v.out(), range.len(), rate, Arg::Wide(self.step), Arg::Words(gpu.clock()),
+                ];
+                gpu.launch("step", "adam", Launch::elements(range.len()), arguments);
             }
         });
     }

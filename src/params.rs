@@ -170,7 +170,7 @@ impl Params {
             for (x, &v) in self.slab_mut::<T>()[range].iter_mut().zip(values) {
                 *x = T::of(v);
             }
-        });
+        }, _gpu => self.get(id).send(values.iter().copied()));
     }
 
     pub(crate) fn window(&self, spec: &Spec) -> Tensor {
@@ -213,7 +213,7 @@ impl Grads {
     /// Sets everything to zero.
     pub fn clear(&mut self) {
         let device = self.slab.device().clone();
-        on_device!(device, T => self.slab.slice_mut::<T>().fill(T::ZERO));
+        on_device!(device, T => self.slab.slice_mut::<T>().fill(T::ZERO), _gpu => self.slab.clear_on_gpu());
     }
 
     /// One writable window per parameter.
@@ -231,6 +231,10 @@ impl Grads {
                 windows.push(Some(wrap(window)));
             }
             windows
+        }
+        if self.slab.device().gpu().is_some() {
+            let window = |s: &Spec| Some(Slot::window_gpu(self.slab.window(s.at, &s.shape)));
+            return self.specs.iter().map(window).collect();
         }
         match self.slab.device().dtype() {
             DType::F32 => cut(self.slab.slice_mut(), &self.specs, Slot::window_f32),

@@ -1,6 +1,6 @@
 //! Time per op. Set `DOOD_PROFILE=1` and call [`report`] at the end.
 
-use crate::ops::Cost;
+use crate::{Device, ops::Cost};
 use std::{
     collections::BTreeMap,
     sync::{LazyLock, Mutex},
@@ -25,15 +25,20 @@ struct Line {
 }
 
 /// A running clock, or nothing when profiling is off.
-pub(crate) struct Timer(Option<Instant>);
+pub(crate) struct Timer<'a>(Option<(Instant, &'a Device)>);
 
-pub(crate) fn start() -> Timer {
-    Timer(ON.then(Instant::now))
+/// Profiling waits for a GPU before and after each op, so the sum is more than what a step takes.
+pub(crate) fn start(device: &Device) -> Timer<'_> {
+    Timer(ON.then(|| {
+        device.wait();
+        (Instant::now(), device)
+    }))
 }
 
-impl Timer {
+impl Timer<'_> {
     pub(crate) fn stop(self, name: &'static str, phase: Phase, cost: impl FnOnce() -> Cost) {
-        let Some(began) = self.0 else { return };
+        let Some((began, device)) = self.0 else { return };
+        device.wait();
         let (time, cost) = (began.elapsed(), cost());
         // A backward pass does about twice the work of its forward pass: one product per operand.
         let times = if phase == Phase::Backward { 2.0 } else { 1.0 };

@@ -1,7 +1,14 @@
 //! The tape: one step's op applications in the order they ran. Backward walks it in reverse.
 //! No graph search, no hash maps, no reference cycles, so the order (and every bit) is reproducible.
 
-use crate::{Device, Grads, ParamId, Params, Tensor, ops::Op, profile, real::Real};
+use crate::{
+    Device, Grads, ParamId, Params, Tensor,
+    device::StepScope,
+    gpu::{Launch, args},
+    ops::Op,
+    profile,
+    real::Real,
+};
 use std::cell::RefCell;
 
 /// One training or evaluation step. Dropping it frees every activation.
@@ -13,6 +20,7 @@ pub struct Tape<'p> {
     param_vars: RefCell<Vec<Option<u32>>>,
     /// The values that constants take, in reverse order, whatever they are asked to be.
     frozen: RefCell<Vec<Tensor>>,
+    _step: StepScope,
 }
 
 struct Node {
@@ -82,6 +90,7 @@ impl<'p> Tape<'p> {
             nodes: RefCell::default(),
             param_vars: vec![None; count].into(),
             frozen: RefCell::default(),
+            _step: device.step(),
         }
     }
 
@@ -158,7 +167,8 @@ impl<'p> Tape<'p> {
             let x: Vec<Tensor> = inputs.iter().map(|v| nodes[v.id as usize].y[0].clone()).collect();
             (x, self.record && inputs.iter().any(|v| nodes[v.id as usize].wants_grad))
         };
-        let timer = profile::start();
+        self.enter(op.name());
+        let timer = profile::start(&self.device);
         let mut y = op.forward(&self.device, &x);
         timer.stop(op.name(), profile::Phase::Forward, || op.cost(&x, &y[0]));
         if !wants_grad {
@@ -207,7 +217,8 @@ impl<'p> Tape<'p> {
                         .unwrap_or_else(|| Slot::fresh(&self.device, input.y[0].shape()))
                 }));
             }
-            let timer = profile::start();
+            self.enter(op.name());
+            let timer = profile::start(&self.device);
             op.backward(&self.device, &x, &node.y, &dy, &mut dx);
             timer.stop(op.name(), profile::Phase::Backward, || op.cost(&x, &node.y[0]));
             for (&j, slot) in node.inputs.iter().zip(dx) {
@@ -225,6 +236,13 @@ impl<'p> Tape<'p> {
             }
         }
         NodeGrads(kept)
+    }
+
+    /// Names the op at work, for the messages of a device.
+    fn enter(&self, op: &'static str) {
+        if let Some(gpu) = self.device.gpu() {
+            gpu.enter(op);
+        }
     }
 
     /// The name of the first op whose result is not finite, and which of them it was, for error messages.
@@ -291,6 +309,20 @@ impl<'a> Slot<'a> {
         Slot { memory: Memory::F64(memory), fresh: false }
     }
 
+    /// A part of a slab on the GPU.
+    pub(crate) fn window_gpu(window: Tensor) -> Self {
+        Slot { memory: Memory::Owned(window), fresh: false }
+    }
+
+    /// Where a kernel shall write, and whether it must add to what is there.
+    pub(crate) fn device(&mut self) -> (u64, bool) {
+        let add = !std::mem::replace(&mut self.fresh, false);
+        match &self.memory {
+            Memory::Owned(value) => (value.address(), add),
+            _ => panic!("the gradient of a tensor on the CPU was given to a kernel"),
+        }
+    }
+
     fn into_tensor(mut self) -> Tensor {
         assert!(!self.fresh, "an op's backward left the gradient of an input unwritten");
         match &mut self.memory {
@@ -311,6 +343,11 @@ impl<'a> Slot<'a> {
             let sum = self.add::<T>();
             assert_eq!(sum.len(), gradient.len(), "a gradient of another size than the input");
             sum.iter_mut().zip(gradient.slice::<T>()).for_each(|(a, &b)| *a += b)
+        }, gpu => {
+            let (address, add) = self.device();
+            let n = gradient.len();
+            let sum = crate::gpu::Arg::Out(address);
+            gpu.launch("step", "accumulate", Launch::elements(n), args![gradient, sum, crate::gpu::Arg::Int(add.into()), n]);
         });
     }
 

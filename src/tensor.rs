@@ -1,6 +1,11 @@
 //! Dense, row-major, contiguous arrays. No strides: an op that needs a transpose says so itself.
 
-use crate::{DType, Device, device::on_device, real::Real};
+use crate::{
+    DType, Device,
+    device::{Place, on_device},
+    gpu::{Arg, Block, Launch, args},
+    real::Real,
+};
 use std::sync::{Arc, Mutex};
 
 /// A shaped, shared, read-only view of memory on one device. Cloning it copies a pointer.
@@ -16,6 +21,7 @@ pub struct Tensor {
 pub(crate) enum Buffer {
     F32(Vec<f32>),
     F64(Vec<f64>),
+    Gpu(Block),
 }
 
 /// Large buffers that nobody uses any more, kept for the next tensor of the same size. The same sizes come back at every step, and
@@ -51,19 +57,27 @@ impl Drop for Buffer {
         match self {
             Buffer::F32(v) => SPARE_F32.give(std::mem::take(v)),
             Buffer::F64(v) => SPARE_F64.give(std::mem::take(v)),
+            Buffer::Gpu(_) => {}
         }
     }
 }
 
 impl Buffer {
-    /// `n` numbers; what they are is arbitrary if there is a spare buffer, and 0 otherwise.
+    /// `n` numbers, and whether what they are is arbitrary; if not they are 0.
     fn arbitrary(device: &Device, n: usize) -> (Self, bool) {
+        if let Place::Gpu(gpu) = device.place() {
+            return (Buffer::Gpu(gpu.alloc(n)), true);
+        }
         let spare = match device.dtype() {
             DType::F32 => SPARE_F32.take(n).map(Buffer::F32),
             DType::F64 => SPARE_F64.take(n).map(Buffer::F64),
         };
         let used = spare.is_some();
-        (spare.unwrap_or_else(|| on_device!(device, T => Buffer::from_vec(vec![T::ZERO; n]))), used)
+        let zeros = || match device.dtype() {
+            DType::F32 => Buffer::F32(vec![0.0; n]),
+            DType::F64 => Buffer::F64(vec![0.0; n]),
+        };
+        (spare.unwrap_or_else(zeros), used)
     }
 
     pub(crate) fn from_vec<T: Real>(values: Vec<T>) -> Self {
@@ -78,6 +92,7 @@ impl Buffer {
         match (self, T::DTYPE) {
             (Buffer::F32(v), DType::F32) => bytemuck::cast_slice(v),
             (Buffer::F64(v), DType::F64) => bytemuck::cast_slice(v),
+            (Buffer::Gpu(_), _) => panic!("a tensor on the GPU was read by code for the CPU"),
             _ => panic!("a tensor was read in another precision than it has"),
         }
     }
@@ -86,6 +101,7 @@ impl Buffer {
         match (self, T::DTYPE) {
             (Buffer::F32(v), DType::F32) => bytemuck::cast_slice_mut(v),
             (Buffer::F64(v), DType::F64) => bytemuck::cast_slice_mut(v),
+            (Buffer::Gpu(_), _) => panic!("a tensor on the GPU was written by code for the CPU"),
             _ => panic!("a tensor was written in another precision than it has"),
         }
     }
@@ -95,10 +111,12 @@ impl Tensor {
     /// All zeros.
     pub fn zeros(device: &Device, shape: &[usize]) -> Self {
         let (mut buffer, used) = Buffer::arbitrary(device, shape.iter().product());
-        if used {
-            on_device!(device, T => buffer.slice_mut::<T>().fill(T::ZERO));
+        if used && device.gpu().is_none() {
+            on_device!(device, T => buffer.slice_mut::<T>().fill(T::ZERO), _gpu => {});
         }
-        Self::of_buffer(device, shape, buffer)
+        let zeros = Self::of_buffer(device, shape, buffer);
+        zeros.clear_on_gpu();
+        zeros
     }
 
     fn of_buffer(device: &Device, shape: &[usize], buffer: Buffer) -> Self {
@@ -108,12 +126,16 @@ impl Tensor {
     /// All equal to `value`.
     pub fn full(device: &Device, shape: &[usize], value: f64) -> Self {
         let n = shape.iter().product();
-        on_device!(device, T => Self::from_vec(device, shape, vec![T::of(value); n]))
+        on_device!(device, T => Self::from_vec(device, shape, vec![T::of(value); n]), gpu => {
+            let y = Self::of_buffer(device, shape, Buffer::Gpu(gpu.alloc(n)));
+            gpu.launch("step", "fill", Launch::elements(n), args![y.out(), n, Arg::Real(value)]);
+            y
+        })
     }
 
     /// Memory that the caller writes whole. Debug builds fill it with NaN, so that an unwritten element shows.
     pub(crate) fn empty(device: &Device, shape: &[usize]) -> Self {
-        if cfg!(debug_assertions) {
+        if cfg!(debug_assertions) && device.gpu().is_none() {
             return Self::full(device, shape, f64::NAN);
         }
         Self::of_buffer(device, shape, Buffer::arbitrary(device, shape.iter().product()).0)
@@ -123,14 +145,22 @@ impl Tensor {
     #[track_caller]
     pub fn from_f64(device: &Device, shape: &[usize], values: &[f64]) -> Self {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "{} values for shape {shape:?}", values.len());
-        on_device!(device, T => Self::from_vec(device, shape, values.iter().map(|&x| T::of(x)).collect::<Vec<T>>()))
+        on_device!(
+            device,
+            T => Self::from_vec(device, shape, values.iter().map(|&x| T::of(x)).collect::<Vec<T>>()),
+            _gpu => Self::upload(device, shape, values.iter().copied())
+        )
     }
 
     /// Converts and copies `values` to the device.
     #[track_caller]
     pub fn from_f32(device: &Device, shape: &[usize], values: &[f32]) -> Self {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "{} values for shape {shape:?}", values.len());
-        on_device!(device, T => Self::from_vec(device, shape, values.iter().map(|&x| T::of(x as f64)).collect::<Vec<T>>()))
+        on_device!(
+            device,
+            T => Self::from_vec(device, shape, values.iter().map(|&x| T::of(x as f64)).collect::<Vec<T>>()),
+            _gpu => Self::upload(device, shape, values.iter().map(|&x| x as f64))
+        )
     }
 
     #[track_caller]
@@ -139,14 +169,75 @@ impl Tensor {
         Self::of_buffer(device, shape, Buffer::from_vec(values))
     }
 
-    /// The values in double precision, row-major. Waits for the device.
-    pub fn to_f64(&self) -> Vec<f64> {
-        on_device!(self.device, T => self.slice::<T>().iter().map(|x| x.f64()).collect())
+    /// A tensor on the GPU with the given values.
+    fn upload(device: &Device, shape: &[usize], values: impl ExactSizeIterator<Item = f64>) -> Self {
+        let y = Self::of_buffer(device, shape, Buffer::arbitrary(device, values.len()).0);
+        y.send(values);
+        y
     }
 
-    /// The values in single precision, row-major. Waits for the device.
+    /// Overwrites the values of a tensor on the GPU.
+    pub(crate) fn send(&self, values: impl ExactSizeIterator<Item = f64>) {
+        assert_eq!(values.len(), self.len(), "send: {} values for shape {:?}", values.len(), self.shape);
+        let bytes: Vec<u8> = match self.device.dtype() {
+            DType::F32 => values.flat_map(|x| (x as f32).to_ne_bytes()).collect(),
+            DType::F64 => values.flat_map(f64::to_ne_bytes).collect(),
+        };
+        self.device.gpu().expect("a tensor on the GPU").write(self.address(), &bytes);
+    }
+
+    /// Sets a tensor on the GPU to 0; does nothing elsewhere.
+    pub(crate) fn clear_on_gpu(&self) {
+        if let Some(gpu) = self.device.gpu() {
+            gpu.fill_bytes(self.address(), 0, self.len() * self.device.dtype().bytes());
+        }
+    }
+
+    /// Copies the values of `from`, which has as many, into this tensor on the GPU.
+    pub(crate) fn copy_on_gpu(&self, from: &Tensor) {
+        assert_eq!(self.len(), from.len(), "copy of shape {:?} to shape {:?}", from.shape, self.shape);
+        let gpu = self.device.gpu().expect("a tensor on the GPU");
+        gpu.copy(self.address(), from.address(), self.len() * self.device.dtype().bytes());
+    }
+
+    /// Where the first element is in device memory. Panics on the CPU.
+    pub(crate) fn address(&self) -> u64 {
+        match &*self.buffer {
+            Buffer::Gpu(block) => block.address() + (self.at * self.device.dtype().bytes()) as u64,
+            _ => panic!("a tensor on the CPU was given to a kernel"),
+        }
+    }
+
+    /// The tensor as the output of a kernel.
+    pub(crate) fn out(&self) -> Arg {
+        Arg::Out(self.address())
+    }
+
+    /// The bytes of a tensor on the GPU. Waits for the device.
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len() * self.device.dtype().bytes()];
+        self.device.gpu().expect("a tensor on the GPU").read(self.address(), &mut bytes);
+        bytes
+    }
+
+    /// The values in double precision, row-major. Waits for the device; NaN if it failed (see [`Device::check`]).
+    pub fn to_f64(&self) -> Vec<f64> {
+        on_device!(self.device, T => self.slice::<T>().iter().map(|x| x.f64()).collect(), _gpu => {
+            match self.device.dtype() {
+                DType::F32 => self.to_f32().into_iter().map(f64::from).collect(),
+                DType::F64 => self.bytes().as_chunks().0.iter().map(|&b| f64::from_ne_bytes(b)).collect(),
+            }
+        })
+    }
+
+    /// The values in single precision, row-major. Waits for the device; NaN if it failed (see [`Device::check`]).
     pub fn to_f32(&self) -> Vec<f32> {
-        on_device!(self.device, T => self.slice::<T>().iter().map(|x| x.f64() as f32).collect())
+        on_device!(self.device, T => self.slice::<T>().iter().map(|x| x.f64() as f32).collect(), _gpu => {
+            match self.device.dtype() {
+                DType::F32 => self.bytes().as_chunks().0.iter().map(|&b| f32::from_ne_bytes(b)).collect(),
+                DType::F64 => self.to_f64().into_iter().map(|x| x as f32).collect(),
+            }
+        })
     }
 
     /// The value of a tensor with one element. Waits for the device.
@@ -201,12 +292,22 @@ impl Tensor {
         on_device!(first.device, T => {
             let values: Vec<T> = parts.iter().flat_map(|p| p.slice::<T>()).copied().collect();
             Self::from_vec(&first.device, &shape, values)
+        }, _gpu => {
+            let y = Self::empty(&first.device, &shape);
+            for (i, part) in parts.iter().enumerate() {
+                y.window(i * first.len(), &first.shape).copy_on_gpu(part);
+            }
+            y
         })
     }
 
     /// Whether every element is finite.
     pub fn is_finite(&self) -> bool {
-        on_device!(self.device, T => self.slice::<T>().iter().all(|x| x.is_finite()))
+        on_device!(
+            self.device,
+            T => self.slice::<T>().iter().all(|x| x.is_finite()),
+            _gpu => self.to_f64().iter().all(|x| x.is_finite())
+        )
     }
 
     /// A window of the same memory: parameters are windows of one slab.

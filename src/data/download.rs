@@ -22,16 +22,7 @@ use ureq::http::{Response, StatusCode};
 
 /// Where a set is kept if no folder is named: `$DOOD_CACHE/SET`, `$XDG_CACHE_HOME/dood/SET` or `~/.cache/dood/SET`.
 pub fn cache_folder(set: Set) -> PathBuf {
-    let folder = |variable: &str, below: &str| {
-        let value = std::env::var_os(variable).filter(|value| !value.is_empty())?;
-        Some(Path::new(&value).join(below))
-    };
-    let cache = folder("DOOD_CACHE", "")
-        .or_else(|| folder("XDG_CACHE_HOME", "dood"))
-        .or_else(|| folder("HOME", ".cache/dood"))
-        .or_else(|| folder("LOCALAPPDATA", "dood"))
-        .unwrap_or_else(|| ".cache/dood".into());
-    cache.join(set.name())
+    files::cache_folder().join(set.name())
 }
 
 /// Fetches the files of `source` into its folder from the official addresses; nothing to do if they are there.

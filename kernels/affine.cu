@@ -1,0 +1,1 @@
+// affine: no kernels yet.

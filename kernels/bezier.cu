@@ -1,0 +1,1 @@
+// bezier: no kernels yet.

@@ -1,0 +1,1 @@
+// conv_pair: no kernels yet.

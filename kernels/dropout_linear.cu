@@ -1,0 +1,1 @@
+// dropout_linear: no kernels yet.

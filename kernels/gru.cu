@@ -1,0 +1,1 @@
+// gru: no kernels yet.

@@ -1,0 +1,1 @@
+// likelihood: no kernels yet.

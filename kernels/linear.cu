@@ -1,0 +1,1 @@
+// linear: no kernels yet.

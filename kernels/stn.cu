@@ -1,0 +1,1 @@
+// stn: no kernels yet.

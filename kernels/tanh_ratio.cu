@@ -1,0 +1,1 @@
+// tanh_ratio: no kernels yet.

@@ -1,0 +1,315 @@
+//! What an op sees of a GPU: memory from the step's arena, and [`Gpu::launch`]. Behind it the driver, NVRTC and its cache, the arena
+//! and graph capture. All `unsafe` of the CUDA backend is in this file and its folder.
+//!
+//! Errors of the device are *sticky*: ops do not return them. The first one is kept, everything after it is skipped, and
+//! [`Gpu::check`] hands it over; whoever starts a step asks at its end. So an op stays plain, and nothing panics when memory runs out.
+
+mod arena;
+mod cache;
+mod compile;
+mod graph;
+mod launch;
+mod open;
+
+pub(crate) use arena::Block;
+pub use compile::{SOURCES, assemble, options};
+pub(crate) use graph::Graph;
+pub(crate) use launch::{Arg, Launch, args, grad};
+pub(crate) use open::is_available;
+
+use crate::{DType, Error, Result};
+use arena::{Arena, Memory};
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+/// How matrix products treat their operands. Sums are always formed in single precision (double on a double precision device).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum MathMode {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to tf32 (10 bits of mantissa) for the tensor cores.
+    Tf32,
+    /// Rounded to bf16 (7 bits of mantissa) for the tensor cores.
+    Bf16,
+}
+
+/// One stream on one card, the kernels loaded on it, and the memory of the current step.
+pub(crate) struct Gpu {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    dtype: DType,
+    math: MathMode,
+    /// "NVIDIA H100 80GB HBM3, driver 13.0".
+    description: String,
+    target: compile::Target,
+    modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
+    functions: Mutex<HashMap<(&'static str, &'static str), CudaFunction>>,
+    /// The clock outside of graphs: always 0.
+    still: Memory,
+    state: Mutex<State>,
+}
+
+/// What changes while ops run.
+struct State {
+    arena: Arena,
+    /// Nested step scopes.
+    depth: usize,
+    capturing: bool,
+    /// Address of the clock that random numbers and counters read.
+    clock: u64,
+    error: Option<Error>,
+    /// The op at work, for messages.
+    op: &'static str,
+    /// Kernels launched since the device was opened.
+    launches: u64,
+}
+
+impl Gpu {
+    /// The number type of kernels and tensors.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// How matrix products treat their operands.
+    pub fn math(&self) -> MathMode {
+        self.math
+    }
+
+    /// Name of the card and version of the driver.
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Names the op at work, for messages.
+    pub fn enter(&self, op: &'static str) {
+        self.state().op = op;
+    }
+
+    /// Address of the clock: two words that count the replays of the graph that is being captured, else two zeros.
+    pub fn clock(&self) -> u64 {
+        self.state().clock
+    }
+
+    /// Kernels launched so far.
+    pub fn launches(&self) -> u64 {
+        self.state().launches
+    }
+
+    /// Device memory held by the arena, in bytes.
+    pub fn arena_bytes(&self) -> usize {
+        self.state().arena.bytes()
+    }
+
+    /// Keeps the first error; later ones are its consequences.
+    fn fail(&self, error: Error) {
+        self.state().error.get_or_insert(error);
+    }
+
+    fn fail_driver(&self, doing: &str, error: DriverError) {
+        let op = self.state().op;
+        self.fail(Error::Device(format!("the GPU failed {doing} (op {op}): {error}")));
+    }
+
+    /// Whether an error is waiting to be asked for.
+    pub fn failed(&self) -> bool {
+        self.state().error.is_some()
+    }
+
+    /// Waits for everything that was launched, and hands over the first error since the last call.
+    ///
+    /// # Errors
+    /// [`Error::Device`] or [`Error::DeviceMemory`].
+    pub fn check(&self) -> Result<()> {
+        self.wait();
+        match self.state().error.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for everything that was launched.
+    pub fn wait(&self) {
+        let state = self.state();
+        if state.error.is_some() || state.capturing {
+            return;
+        }
+        drop(state);
+        if let Err(e) = self.bound().and_then(|()| self.stream.synchronize()) {
+            self.fail_driver("while kernels ran", e);
+        }
+    }
+
+    /// Opens a step: until the matching [`Gpu::end_step`], memory comes from the arena.
+    pub fn begin_step(&self) {
+        let mut state = self.state();
+        if state.depth == 0 && !state.capturing {
+            state.arena.rewind();
+        }
+        state.depth += 1;
+    }
+
+    /// Closes a step. Its memory is used again when the tensors in it are gone.
+    pub fn end_step(&self) {
+        self.state().depth -= 1;
+    }
+
+    /// Memory for `n` numbers: of the arena inside a step, its own outside.
+    pub fn alloc(&self, n: usize) -> Block {
+        let bytes = (n * self.dtype.bytes()).max(1).next_multiple_of(arena::ALIGN);
+        let mut state = self.state();
+        if state.error.is_some() {
+            state.arena.count(bytes);
+            return Block::nowhere();
+        }
+        let (inside, capturing) = (state.depth > 0, state.capturing);
+        if inside && let Some(block) = state.arena.place(bytes) {
+            drop(state);
+            return self.poisoned(block, bytes);
+        }
+        let op = state.op;
+        drop(state);
+        if capturing {
+            self.fail(Error::Device(format!(
+                "the op {op} asked for {bytes} bytes of device memory that the step before did not need, while the step was captured: \
+                 its sizes must not change"
+            )));
+            return Block::nowhere();
+        }
+        let size = if inside { self.state().arena.chunk_for(bytes) } else { bytes };
+        match Memory::new(&self.context, size) {
+            Ok(memory) => {
+                let block = if inside { self.state().arena.grow(memory, bytes) } else { Block::own(memory) };
+                self.poisoned(block, bytes)
+            }
+            Err(_) => {
+                self.fail(self.out_of_memory(op, size));
+                self.state().arena.count(bytes);
+                Block::nowhere()
+            }
+        }
+    }
+
+    fn poisoned(&self, block: Block, bytes: usize) -> Block {
+        if *POISON {
+            self.fill_bytes(block.address(), 0xFF, bytes);
+        }
+        block
+    }
+
+    fn out_of_memory(&self, op: &'static str, asked: usize) -> Error {
+        let (free, total) = result::mem_get_info().unwrap_or((0, 0));
+        let held = self.arena_bytes();
+        Error::DeviceMemory { op, asked, free, total, held }
+    }
+
+    /// Device memory of a failed step: what it asked for so far, whether or not it got it, and what there was to have.
+    pub fn demand(&self) -> (usize, usize) {
+        let free = result::mem_get_info().map_or(0, |(free, _)| free);
+        let state = self.state();
+        (state.arena.asked(), free + state.arena.bytes())
+    }
+
+    /// Copies `bytes` to the device.
+    pub fn upload(&self, to: &Block, bytes: &[u8]) {
+        self.write(to.address(), bytes);
+    }
+
+    /// Copies `bytes` to `address`.
+    pub fn write(&self, address: u64, bytes: &[u8]) {
+        let state = self.state();
+        if state.error.is_some() || bytes.is_empty() {
+            return;
+        }
+        let (op, capturing) = (state.op, state.capturing);
+        drop(state);
+        if capturing {
+            return self
+                .fail(Error::Device(format!("the op {op} sent values to the device while the step was captured")));
+        }
+        // SAFETY: the caller owns the memory at `address`; the copy is over before `bytes` is released.
+        let copied =
+            unsafe { self.bound().and_then(|()| result::memcpy_htod_async(address, bytes, self.stream.cu_stream())) };
+        if let Err(e) = copied.and_then(|()| self.stream.synchronize()) {
+            self.fail_driver("while values were sent to it", e);
+        }
+    }
+
+    /// Reads `bytes.len()` bytes from `address`; leaves 0xFF (NaN) where that is impossible.
+    pub fn read(&self, address: u64, bytes: &mut [u8]) {
+        bytes.fill(0xFF);
+        let state = self.state();
+        if state.error.is_some() || bytes.is_empty() {
+            return;
+        }
+        let (op, capturing) = (state.op, state.capturing);
+        drop(state);
+        if capturing {
+            return self
+                .fail(Error::Device(format!("a value was read back after the op {op} while the step was captured")));
+        }
+        // SAFETY: the caller owns the memory at `address`; the copy is over before this returns.
+        let copied =
+            unsafe { self.bound().and_then(|()| result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream())) };
+        if let Err(e) = copied.and_then(|()| self.stream.synchronize()) {
+            self.fail_driver("while values were read from it", e);
+        }
+    }
+
+    /// Copies `bytes` bytes on the device.
+    pub fn copy(&self, to: u64, from: u64, bytes: usize) {
+        if self.failed() || bytes == 0 {
+            return;
+        }
+        // SAFETY: both ranges belong to live tensors of the caller.
+        let copied =
+            unsafe { self.bound().and_then(|()| result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream())) };
+        if let Err(e) = copied {
+            self.fail_driver("while values were copied", e);
+        }
+    }
+
+    /// Sets `bytes` bytes to `value`.
+    pub fn fill_bytes(&self, address: u64, value: u8, bytes: usize) {
+        if self.failed() || bytes == 0 {
+            return;
+        }
+        // SAFETY: the range belongs to a live tensor of the caller.
+        let set = unsafe {
+            self.bound().and_then(|()| result::memset_d8_async(address, value, bytes, self.stream.cu_stream()))
+        };
+        if let Err(e) = set {
+            self.fail_driver("while memory was cleared", e);
+        }
+    }
+
+    /// Calls of the driver belong to the context of the calling thread.
+    fn bound(&self) -> std::result::Result<(), DriverError> {
+        self.context.bind_to_thread()
+    }
+
+    /// Device memory with the given contents that outlives every step.
+    pub fn store(&self, bytes: &[u8]) -> Block {
+        let block = match Memory::new(&self.context, bytes.len().max(1).next_multiple_of(arena::ALIGN)) {
+            Ok(memory) => Block::own(memory),
+            Err(_) => {
+                let op = self.state().op;
+                self.fail(self.out_of_memory(op, bytes.len()));
+                Block::nowhere()
+            }
+        };
+        self.upload(&block, bytes);
+        block
+    }
+}
+
+/// `DOOD_CUDA_POISON=1` fills all memory with NaN before it is used, so that an element that nobody wrote shows.
+static POISON: std::sync::LazyLock<bool> =
+    std::sync::LazyLock::new(|| std::env::var_os("DOOD_CUDA_POISON").is_some_and(|v| v != "0"));

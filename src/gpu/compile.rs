@@ -1,0 +1,215 @@
+//! Kernel sources and NVRTC: CUDA C++ in, machine code for the card at hand out.
+
+use super::{Gpu, MathMode, cache};
+use crate::{DType, Error, Result};
+use cudarc::{
+    driver::CudaModule,
+    nvrtc::{self, Ptx, result, sys},
+};
+use std::{
+    borrow::Cow,
+    ffi::{CStr, CString},
+    sync::Arc,
+};
+
+macro_rules! sources {
+    ($($name:literal),* $(,)?) => { &[$(($name, include_str!(concat!("../../kernels/", $name, ".cu")))),*] };
+}
+
+/// Every file of `kernels/`, without its `.cu`, and its text.
+pub const SOURCES: &[(&str, &str)] = sources![
+    "affine",
+    "bezier",
+    "conv_pair",
+    "dropout_linear",
+    "elementwise",
+    "gaussian",
+    "gemm",
+    "gru",
+    "likelihood",
+    "linear",
+    "log_mean_exp",
+    "max_norm",
+    "mixture",
+    "nvil",
+    "onoff",
+    "place_points",
+    "raster",
+    "render_stroke",
+    "shape",
+    "squash",
+    "step",
+    "stn",
+    "tanh_ratio",
+];
+
+const COMMON: &str = include_str!("../../kernels/common.cuh");
+
+/// The text of `kernels/<file>.cu`; that in the folder `DOOD_KERNELS` where it is set, so that a kernel can be changed without
+/// building anything.
+pub(super) fn source(file: &str) -> Option<Cow<'static, str>> {
+    if let Some(folder) = std::env::var_os("DOOD_KERNELS") {
+        return std::fs::read_to_string(std::path::Path::new(&folder).join(format!("{file}.cu"))).ok().map(Cow::from);
+    }
+    SOURCES.iter().find(|(name, _)| *name == file).map(|(_, text)| Cow::from(*text))
+}
+
+/// What NVRTC is given: the text of a kernel file after what all of them share.
+pub fn assemble(file: &str, text: &str) -> String {
+    let common = match std::env::var_os("DOOD_KERNELS") {
+        Some(folder) => std::fs::read_to_string(std::path::Path::new(&folder).join("common.cuh")).unwrap_or_default(),
+        None => COMMON.into(),
+    };
+    format!("#line 1 \"kernels/common.cuh\"\n{common}\n#line 1 \"kernels/{file}.cu\"\n{text}\n")
+}
+
+/// NVRTC's options for an architecture (`sm_90a`, or `compute_90` for PTX) and a number type.
+pub fn options(architecture: &str, dtype: DType) -> Vec<String> {
+    let real = if dtype == DType::F32 { "float" } else { "double" };
+    vec!["--std=c++17".into(), format!("-DREAL={real}"), format!("--gpu-architecture={architecture}")]
+}
+
+/// What kernels are compiled for.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    /// `sm_90a` for machine code; `compute_90` for PTX, where NVRTC does not know the card.
+    pub architecture: String,
+    /// Of NVRTC.
+    pub version: (i32, i32),
+}
+
+impl Target {
+    /// The best that this NVRTC can do for a card of compute capability `major`.`minor`.
+    pub fn new(major: i32, minor: i32, card: &str) -> Result<Self> {
+        let broken = |e: result::NvrtcError| Error::Device(format!("the CUDA compiler NVRTC does not work: {e:?}"));
+        let version = version().map_err(broken)?;
+        let known = architectures().map_err(broken)?;
+        let wanted = 10 * major + minor;
+        let architecture = match known.iter().filter(|&&a| a <= wanted).max() {
+            Some(&best) if best == wanted => format!("sm_{wanted}{}", if wanted >= 90 { "a" } else { "" }),
+            Some(best) => format!("compute_{best}"),
+            None => {
+                return Err(Error::Device(format!(
+                    "NVRTC {}.{} cannot compile for {card} (compute capability {major}.{minor}); use --device cpu, or another version \
+                     of the CUDA toolkit",
+                    version.0, version.1
+                )));
+            }
+        };
+        Ok(Target { architecture, version })
+    }
+}
+
+fn version() -> Result<(i32, i32), result::NvrtcError> {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: both places are valid.
+    unsafe { sys::nvrtcVersion(&mut major, &mut minor) }.result()?;
+    Ok((major, minor))
+}
+
+fn architectures() -> Result<Vec<i32>, result::NvrtcError> {
+    let mut n = 0;
+    // SAFETY: the list has the length asked for.
+    unsafe {
+        sys::nvrtcGetNumSupportedArchs(&mut n).result()?;
+        let mut list = vec![0; n as usize];
+        sys::nvrtcGetSupportedArchs(list.as_mut_ptr()).result()?;
+        Ok(list)
+    }
+}
+
+/// Compiles `source` (as [`assemble`]d); the result is machine code, or PTX with a final 0.
+fn compile(file: &str, source: &str, target: &Target, options: &[String]) -> Result<Vec<u8>> {
+    let failed = |why: &str| {
+        Error::Device(format!("kernels/{file}.cu does not compile for {}: {}", target.architecture, why.trim()))
+    };
+    let text = CString::new(source).map_err(|_| failed("it contains a zero byte"))?;
+    let name = CString::new(format!("{file}.cu")).expect("names have no zero byte");
+    let program = result::create_program(&text, Some(&name)).map_err(|e| failed(&format!("{e:?}")))?;
+    // SAFETY: the program lives until it is destroyed at the end; buffers have the sizes asked for.
+    unsafe {
+        let compiled = result::compile_program(program, options);
+        let image = match compiled {
+            Ok(()) => image(program, target.architecture.starts_with("sm_")).map_err(|e| failed(&format!("{e:?}"))),
+            Err(e) => {
+                let log = result::get_program_log(program).unwrap_or_default();
+                Err(failed(&format!("{e:?} {}", CStr::from_ptr(log.as_ptr()).to_string_lossy())))
+            }
+        };
+        let _ = result::destroy_program(program);
+        image
+    }
+}
+
+unsafe fn image(program: sys::nvrtcProgram, machine_code: bool) -> Result<Vec<u8>, result::NvrtcError> {
+    let mut size = 0;
+    // SAFETY: see `compile`.
+    unsafe {
+        if machine_code {
+            sys::nvrtcGetCUBINSize(program, &mut size).result()?;
+            let mut image = vec![0u8; size];
+            sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast()).result()?;
+            Ok(image)
+        } else {
+            sys::nvrtcGetPTXSize(program, &mut size).result()?;
+            let mut image = vec![0u8; size];
+            sys::nvrtcGetPTX(program, image.as_mut_ptr().cast()).result()?;
+            Ok(image)
+        }
+    }
+}
+
+impl Gpu {
+    /// The module of `kernels/<file>.cu`, from memory, from the cache on disk, or compiled.
+    pub(super) fn module(&self, file: &'static str) -> Result<Arc<CudaModule>> {
+        let mut modules = self.modules.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(module) = modules.get(file) {
+            return Ok(module.clone());
+        }
+        let text = source(file).ok_or_else(|| Error::Device(format!("there is no kernels/{file}.cu")))?;
+        let (source, options) = (assemble(file, &text), options(&self.target.architecture, self.dtype));
+        let key = cache::key(&source, &options, self.target.version);
+        let load = |image: Vec<u8>| self.context.load_module(Ptx::from_binary(image));
+        // What the driver does not take came from elsewhere, or from another driver: it is made again.
+        let cached = cache::read(&key).and_then(|image| load(image).ok());
+        let module = match cached {
+            Some(module) => module,
+            None => {
+                let image = compile(file, &source, &self.target, &options)?;
+                cache::write(&key, &image);
+                load(image).map_err(|e| {
+                    Error::Device(format!("the driver refuses kernels/{file}.cu for {}: {e}", self.target.architecture))
+                })?
+            }
+        };
+        modules.insert(file, module.clone());
+        Ok(module)
+    }
+}
+
+/// Whether libnvrtc can be opened.
+pub(super) fn is_nvrtc_present() -> bool {
+    // SAFETY: only looks for the library.
+    unsafe { nvrtc::sys::is_culib_present() }
+}
+
+impl std::fmt::Display for MathMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(match self {
+            MathMode::F32 => "f32",
+            MathMode::Tf32 => "tf32",
+            MathMode::Bf16 => "bf16",
+        })
+    }
+}
+
+impl std::str::FromStr for MathMode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        [MathMode::F32, MathMode::Tf32, MathMode::Bf16]
+            .into_iter()
+            .find(|m| m.to_string() == text)
+            .ok_or_else(|| Error::Usage(format!("unknown math mode {text:?}; choose f32, tf32 or bf16")))
+    }
+}

@@ -1,0 +1,261 @@
+//! Launching a kernel: its grid, its arguments by value, and the check of both against what the source says.
+
+use super::{Gpu, compile};
+use crate::{DType, Tensor, tape::Slot};
+use cudarc::driver::{CudaFunction, LaunchConfig, PushKernelArg, sys};
+
+/// A kernel argument, by value. Shapes and constants go by value too: nothing is uploaded for a launch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Arg {
+    /// `const REAL*`.
+    In(u64),
+    /// `REAL*`.
+    Out(u64),
+    /// `const unsigned char*`.
+    Bytes(u64),
+    /// `const unsigned*`.
+    Words(u64),
+    /// `unsigned*`.
+    WordsOut(u64),
+    /// `int`.
+    Int(i32),
+    /// `unsigned`.
+    Word(u32),
+    /// `u64`.
+    Wide(u64),
+    /// `REAL`, converted to the device's number type.
+    Real(f64),
+}
+
+impl Arg {
+    /// A tensor that may be missing: a null pointer then.
+    pub fn input(tensor: Option<&Tensor>) -> Self {
+        Arg::In(tensor.map_or(0, Tensor::address))
+    }
+
+    /// How a kernel declares it.
+    fn declaration(self) -> &'static str {
+        match self {
+            Arg::In(_) => "const REAL*",
+            Arg::Out(_) => "REAL*",
+            Arg::Bytes(_) => "const unsigned char*",
+            Arg::Words(_) => "const unsigned*",
+            Arg::WordsOut(_) => "unsigned*",
+            Arg::Int(_) => "int",
+            Arg::Word(_) => "unsigned",
+            Arg::Wide(_) => "u64",
+            Arg::Real(_) => "REAL",
+        }
+    }
+}
+
+impl From<&Tensor> for Arg {
+    fn from(tensor: &Tensor) -> Self {
+        Arg::In(tensor.address())
+    }
+}
+
+impl From<usize> for Arg {
+    #[track_caller]
+    fn from(n: usize) -> Self {
+        Arg::Int(i32::try_from(n).expect("a size passed to a kernel is below 2^31"))
+    }
+}
+
+/// The two arguments of a gradient: where it goes (null if nobody wants it), and whether to add to what is there.
+///
+/// To be asked for once in a backward: it takes note that the slot is being written.
+pub(crate) fn grad(slot: &mut Option<Slot>) -> [Arg; 2] {
+    match slot {
+        None => [Arg::Out(0), Arg::Int(0)],
+        Some(slot) => {
+            let (address, add) = slot.device();
+            [Arg::Out(address), Arg::Int(add.into())]
+        }
+    }
+}
+
+/// A list of [`Arg`]s.
+macro_rules! args {
+    ($($arg:expr),* $(,)?) => { &[$($crate::gpu::Arg::from($arg)),*] };
+}
+pub(crate) use args;
+
+/// How many blocks of how many threads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Launch {
+    grid: [usize; 3],
+    threads: usize,
+    shared: usize,
+}
+
+impl Launch {
+    /// One thread per element; a kernel strides on where there are more elements than threads.
+    pub fn elements(n: usize) -> Self {
+        const MOST: usize = 4096;
+        Launch::grid([n.div_ceil(256).min(MOST), 1, 1], 256)
+    }
+
+    /// One block of `threads` threads per row.
+    pub fn rows(n: usize, threads: usize) -> Self {
+        Launch::grid([n, 1, 1], threads)
+    }
+
+    /// Blocks of `threads` threads (along x).
+    pub fn grid(grid: [usize; 3], threads: usize) -> Self {
+        Launch { grid, threads, shared: 0 }
+    }
+
+    /// With `bytes` of dynamic shared memory per block.
+    pub fn shared(self, bytes: usize) -> Self {
+        Launch { shared: bytes, ..self }
+    }
+}
+
+impl Gpu {
+    /// Launches kernel `name` of `kernels/<file>.cu`. An empty grid launches nothing.
+    ///
+    /// Panics if the arguments are not those of the kernel; errors of the device are kept for [`Gpu::check`].
+    #[track_caller]
+    pub fn launch(&self, file: &'static str, name: &'static str, launch: Launch, args: &[Arg]) {
+        if self.failed() || launch.grid.contains(&0) {
+            return;
+        }
+        let Some(function) = self.function(file, name, args) else { return };
+        if launch.shared > 48 << 10 {
+            let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            if let Err(e) = function.set_attribute(limit, launch.shared as i32) {
+                return self
+                    .fail_driver(&format!("to reserve {} bytes of shared memory for kernel {name}", launch.shared), e);
+            }
+        }
+        let [x, y, z] = launch.grid.map(|n| n as u32);
+        let config = LaunchConfig {
+            grid_dim: (x, y, z),
+            block_dim: (launch.threads as u32, 1, 1),
+            shared_mem_bytes: launch.shared as u32,
+        };
+        let single: Vec<f32> = args.iter().map(|arg| if let Arg::Real(x) = arg { *x as f32 } else { 0.0 }).collect();
+        let mut builder = self.stream.launch_builder(&function);
+        for (arg, single) in args.iter().zip(&single) {
+            match arg {
+                Arg::In(x) | Arg::Out(x) | Arg::Bytes(x) | Arg::Words(x) | Arg::WordsOut(x) | Arg::Wide(x) => {
+                    builder.arg(x)
+                }
+                Arg::Int(x) => builder.arg(x),
+                Arg::Word(x) => builder.arg(x),
+                Arg::Real(_) if self.dtype == DType::F32 => builder.arg(single),
+                Arg::Real(x) => builder.arg(x),
+            };
+        }
+        // SAFETY: the arguments have the types of the kernel's parameters, and its pointers are memory of live tensors.
+        if let Err(e) = unsafe { builder.launch(config) } {
+            return self.fail_driver(
+                &format!("to launch kernel {name} on {x}x{y}x{z} blocks of {} threads", launch.threads),
+                e,
+            );
+        }
+        self.state().launches += 1;
+    }
+
+    /// The kernel, compiled and loaded at its first use, when its parameters are held against the arguments as well.
+    #[track_caller]
+    fn function(&self, file: &'static str, name: &'static str, args: &[Arg]) -> Option<CudaFunction> {
+        if let Some(function) = self.functions.lock().unwrap_or_else(|e| e.into_inner()).get(&(file, name)) {
+            return Some(function.clone());
+        }
+        let source = compile::source(file).unwrap_or_else(|| panic!("there is no kernels/{file}.cu"));
+        check_signature(&source, file, name, args);
+        match self.module(file).and_then(|module| {
+            module.load_function(name).map_err(|e| crate::Error::Device(format!("kernel {name} cannot be loaded: {e}")))
+        }) {
+            Ok(function) => {
+                self.functions.lock().unwrap_or_else(|e| e.into_inner()).insert((file, name), function.clone());
+                Some(function)
+            }
+            Err(error) => {
+                self.fail(error);
+                None
+            }
+        }
+    }
+}
+
+/// Holds the arguments of a launch against the parameters in the kernel's source: the most common mistake, found at the first launch.
+#[track_caller]
+fn check_signature(source: &str, file: &str, name: &str, args: &[Arg]) {
+    let Some(parameters) = parameters(source, name) else { panic!("kernels/{file}.cu has no kernel {name}") };
+    let given: Vec<&str> = args.iter().map(|a| a.declaration()).collect();
+    assert!(
+        parameters == given,
+        "kernel {name} of kernels/{file}.cu takes {} arguments ({}) but was given {} ({})",
+        parameters.len(),
+        parameters.join(", "),
+        given.len(),
+        given.join(", ")
+    );
+}
+
+/// The types of a kernel's parameters, as [`Arg::declaration`] writes them.
+fn parameters(source: &str, name: &str) -> Option<Vec<String>> {
+    let code: String = source.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join(" ");
+    let mut rest = code.as_str();
+    // The declaration is a `KERNEL … name(…)` with nothing but attributes between.
+    let after = loop {
+        let at = rest.find("KERNEL")?;
+        rest = &rest[at + "KERNEL".len()..];
+        let open = rest.find('{').unwrap_or(rest.len());
+        let head = &rest[..open];
+        if let Some(at) = head.match_indices(name).map(|(i, _)| i).find(|&i| {
+            let before = head[..i].chars().next_back().is_some_and(|c| !c.is_alphanumeric() && c != '_');
+            before && head[i + name.len()..].trim_start().starts_with('(')
+        }) {
+            break &head[at + name.len()..];
+        }
+    };
+    let list = &after[after.find('(')? + 1..after.rfind(')')?];
+    if list.trim().is_empty() {
+        return Some(vec![]);
+    }
+    let canonical = |parameter: &str| {
+        let text = parameter.replace("__restrict__", " ").replace('*', " * ");
+        let mut words: Vec<&str> = text.split_whitespace().collect();
+        words.pop(); // its name
+        words.join(" ").replace(" *", "*")
+    };
+    Some(list.split(',').map(canonical).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: &str = "
+        __device__ void scale(int n) {}
+        KERNEL __launch_bounds__(256) scale_all(const REAL* x, REAL* y, int n) { scale(n); } // KERNEL no(int)
+        KERNEL scale(const REAL* __restrict__ x, // the input
+                     unsigned *counts, const unsigned char* pixels, u64 step, REAL factor) {}
+        KERNEL nothing() {}";
+
+    #[test]
+    fn parameters_are_read_from_the_source() {
+        let found = parameters(SOURCE, "scale").unwrap();
+        assert_eq!(found, ["const REAL*", "unsigned*", "const unsigned char*", "u64", "REAL"]);
+        assert_eq!(parameters(SOURCE, "scale_all").unwrap(), ["const REAL*", "REAL*", "int"]);
+        assert_eq!(parameters(SOURCE, "nothing"), Some(vec![]));
+        assert_eq!(parameters(SOURCE, "no"), None);
+        assert_eq!(parameters(SOURCE, "sca"), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "takes 3 arguments (const REAL*, REAL*, int) but was given 3 (const REAL*, REAL*, REAL)")]
+    fn a_wrong_argument_type_is_refused() {
+        check_signature(SOURCE, "scale", "scale_all", &[Arg::In(0), Arg::Out(0), Arg::Real(1.0)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "was given 3 (REAL*, const REAL*, int)")]
+    fn an_input_in_the_place_of_an_output_is_refused() {
+        check_signature(SOURCE, "scale", "scale_all", &[Arg::Out(0), Arg::In(0), Arg::Int(1)]);
+    }
+}

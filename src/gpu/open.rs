@@ -1,0 +1,126 @@
+//! Opening a card: everything that may be missing is asked for before it is used, and missing things are sentences.
+
+use super::{Gpu, MathMode, State, arena, arena::Memory, compile};
+use crate::{DType, Error, Result};
+use cudarc::driver::{CudaContext, DriverError, sys};
+use std::sync::Mutex;
+
+/// The oldest card whose tensor cores take tf32 and bf16: Ampere.
+const OLDEST: (i32, i32) = (8, 0);
+/// The oldest driver that is asked for anything, as the CUDA version that it supports.
+const OLDEST_DRIVER: i32 = 12_000;
+
+fn refuse<T>(why: String) -> Result<T> {
+    Err(Error::Device(format!("device cuda cannot be used: {why}; --device cpu runs everything")))
+}
+
+impl Gpu {
+    /// Opens card number `ordinal` for tensors of type `dtype`.
+    ///
+    /// # Errors
+    /// [`Error::Device`], with what is missing and what to do about it.
+    pub fn open(ordinal: usize, dtype: DType, math: MathMode) -> Result<Self> {
+        // The bindings panic when a library is absent, so each is asked for first.
+        // SAFETY: only looks for the library.
+        if !unsafe { sys::is_culib_present() } {
+            return refuse("there is no NVIDIA driver on this machine (libcuda.so.1 was not found)".into());
+        }
+        let driver = driver_version();
+        if driver < OLDEST_DRIVER {
+            return refuse(format!(
+                "the NVIDIA driver is too old: it supports CUDA {}, and {} or newer is needed; update the driver",
+                dotted(driver),
+                dotted(OLDEST_DRIVER)
+            ));
+        }
+        let count = match CudaContext::device_count() {
+            Ok(count) => count.max(0) as usize,
+            Err(_) => 0,
+        };
+        if count == 0 {
+            return refuse("the NVIDIA driver finds no GPU (see nvidia-smi, CUDA_VISIBLE_DEVICES)".into());
+        }
+        if ordinal >= count {
+            return refuse(format!("there is no GPU number {ordinal}: this machine has {count}, counted from 0"));
+        }
+        if !compile::is_nvrtc_present() {
+            return refuse(
+                "the CUDA compiler NVRTC was not found (libnvrtc.so); install the CUDA toolkit, or `pip install nvidia-cuda-nvrtc` and \
+                 put the folder of libnvrtc.so.* into LD_LIBRARY_PATH"
+                    .into(),
+            );
+        }
+        let opened = |e: DriverError| Error::Device(format!("GPU number {ordinal} cannot be opened: {e}"));
+        let context = CudaContext::new(ordinal).map_err(opened)?;
+        let card = context.name().map_err(opened)?;
+        let (major, minor) = context.compute_capability().map_err(opened)?;
+        if (major, minor) < OLDEST {
+            return refuse(format!(
+                "{card} has compute capability {major}.{minor}, and {}.{} (Ampere) or newer is needed",
+                OLDEST.0, OLDEST.1
+            ));
+        }
+        let target = compile::Target::new(major, minor, &card)?;
+        if target.version.0 > driver / 1000 {
+            return refuse(format!(
+                "the NVIDIA driver is too old for the CUDA compiler found here: it supports CUDA {}, the compiler is NVRTC {}.{}; update the \
+                 driver, or install NVRTC {}",
+                dotted(driver),
+                target.version.0,
+                target.version.1,
+                driver / 1000
+            ));
+        }
+        // One stream does everything in order, so no event has to be recorded; those of a captured step would be in the way.
+        // SAFETY: memory is used on this stream only.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(opened)?;
+        let still = Memory::new(&context, arena::ALIGN).map_err(opened)?;
+        let clock = still.address();
+        let state = State {
+            arena: Default::default(),
+            depth: 0,
+            capturing: false,
+            clock,
+            error: None,
+            op: "none",
+            launches: 0,
+        };
+        let gpu = Gpu {
+            description: format!("{card}, driver for CUDA {}", dotted(driver)),
+            context,
+            stream,
+            dtype,
+            math: if dtype == DType::F64 { MathMode::F32 } else { math },
+            target,
+            modules: Default::default(),
+            functions: Default::default(),
+            still,
+            state: Mutex::new(state),
+        };
+        gpu.fill_bytes(clock, 0, arena::ALIGN);
+        gpu.check()?;
+        Ok(gpu)
+    }
+}
+
+/// 12020 for CUDA 12.2; 0 if the driver does not say.
+fn driver_version() -> i32 {
+    let mut version = 0;
+    // SAFETY: the place is valid; this call needs no context.
+    match unsafe { sys::cuDriverGetVersion(&mut version) }.result() {
+        Ok(()) => version,
+        Err(_) => 0,
+    }
+}
+
+fn dotted(version: i32) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
+}
+
+/// Whether there is a driver and a card.
+pub(crate) fn is_available() -> bool {
+    // SAFETY: only looks for the library.
+    let driver = unsafe { sys::is_culib_present() };
+    driver && CudaContext::device_count().is_ok_and(|n| n > 0)
+}

@@ -1,0 +1,291 @@
+//! Every op on the GPU against the CPU: results and the gradients of all inputs, in both precisions.
+//!
+//! Without a GPU the kernels run on the stand-in driver, also in other orders of threads and blocks, which must not change a bit, and
+//! in its check mode, which watches every access to memory. `DOOD_ONLY=name` runs the cases whose name contains it.
+#![cfg(unix)]
+
+#[path = "../common/stand_in.rs"]
+mod stand_in;
+
+mod densities;
+mod images;
+mod products;
+mod strokes;
+
+use dood::{
+    DType, Device, Grads, MathMode, Slot, Tape, Tensor, Var,
+    ops::{Cost, Op},
+    rng::{Rng, Stream},
+};
+
+/// One call of an op. It is recorded twice on a tape, so that its backward meets slots that already hold something.
+pub struct Case {
+    pub name: String,
+    /// Shapes and values.
+    pub inputs: Vec<(Vec<usize>, Vec<f64>)>,
+    /// Further tensors, through which no gradient flows (masks, noise, images).
+    pub constants: Vec<(Vec<usize>, Vec<f64>)>,
+    pub call: Call,
+    /// Relative to the largest entry, of a single precision GPU against double precision, on top of twice the CPU's own error.
+    pub allowed: f64,
+    pub math: MathMode,
+}
+
+type Call = Box<dyn for<'t> Fn(&'t Tape<'t>, &[Var<'t>], &[Tensor]) -> Var<'t>>;
+
+impl Case {
+    /// Inputs are standard normal numbers of the given shapes, times 0.5.
+    pub fn new(
+        name: impl Into<String>,
+        shapes: &[&[usize]],
+        call: impl for<'t> Fn(&'t Tape<'t>, &[Var<'t>], &[Tensor]) -> Var<'t> + 'static,
+    ) -> Self {
+        let inputs = shapes.iter().enumerate().map(|(i, shape)| (shape.to_vec(), normal(i as u32, shape, 0.0, 0.5)));
+        Case {
+            name: name.into(),
+            inputs: inputs.collect(),
+            constants: vec![],
+            call: Box::new(call),
+            allowed: 1e-6,
+            math: MathMode::F32,
+        }
+    }
+
+    /// Replaces the values of input `i`.
+    pub fn with_input(mut self, i: usize, values: Vec<f64>) -> Self {
+        assert_eq!(values.len(), self.inputs[i].1.len());
+        self.inputs[i].1 = values;
+        self
+    }
+
+    /// Adds a tensor that the call gets without a gradient.
+    pub fn with_constant(mut self, shape: &[usize], values: Vec<f64>) -> Self {
+        self.constants.push((shape.to_vec(), values));
+        self
+    }
+
+    /// The tensor cores, and the error that their roundings may cause.
+    pub fn with_math(mut self, math: MathMode, allowed: f64) -> Self {
+        (self.math, self.allowed) = (math, allowed);
+        self
+    }
+}
+
+/// Normal numbers with the given mean and standard deviation.
+pub fn normal(stream: u32, shape: &[usize], mean: f64, std: f64) -> Vec<f64> {
+    let rng = Rng::new(11, 0);
+    (0..shape.iter().product()).map(|i| mean + std * rng.normal(Stream(stream), i)).collect()
+}
+
+/// Uniform numbers.
+pub fn uniform(stream: u32, shape: &[usize], low: f64, high: f64) -> Vec<f64> {
+    let rng = Rng::new(12, 0);
+    (0..shape.iter().product()).map(|i| low + (high - low) * rng.uniform(Stream(stream), i)).collect()
+}
+
+/// Ones, with a 0 at every `every`-th place from the second on.
+pub fn mask(n: usize, every: usize) -> Vec<f64> {
+    (0..n).map(|i| if i % every == 1 { 0.0 } else { 1.0 }).collect()
+}
+
+/// Σ w·y on the host, for a fixed random w: an op of the tests, so that a case needs no kernel but its own.
+struct Project(u32);
+
+impl Project {
+    fn weights(&self, y: &Tensor) -> Vec<f64> {
+        normal(1000 + self.0, y.shape(), 0.0, 1.0)
+    }
+}
+
+impl Op for Project {
+    fn name(&self) -> &'static str {
+        "project"
+    }
+
+    fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor> {
+        let sum = x[0].to_f64().iter().zip(self.weights(&x[0])).map(|(y, w)| y * w).sum();
+        vec![Tensor::from_f64(cx, &[1], &[sum])]
+    }
+
+    fn backward(&self, cx: &Device, x: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
+        let dy = dy.item();
+        let g: Vec<f64> = self.weights(&x[0]).iter().map(|w| w * dy).collect();
+        if let Some(slot) = &mut dx[0] {
+            slot.add_tensor(&Tensor::from_f64(cx, x[0].shape(), &g));
+        }
+    }
+
+    fn cost(&self, _: &[Tensor], _: &Tensor) -> Cost {
+        Cost { flops: 0.0, bytes: 0.0 }
+    }
+}
+
+/// a + b on the host.
+struct Both;
+
+impl Op for Both {
+    fn name(&self) -> &'static str {
+        "both"
+    }
+
+    fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor> {
+        vec![Tensor::from_f64(cx, &[1], &[x[0].item() + x[1].item()])]
+    }
+
+    fn backward(&self, _: &Device, _: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
+        dx.iter_mut().flatten().for_each(|slot| slot.add_tensor(dy));
+    }
+}
+
+/// The result, and the gradient of each input.
+fn run(case: &Case, device: &Device) -> Result<Vec<Vec<f64>>, String> {
+    let tape = Tape::without_params(device);
+    run_on(&tape, case, device)
+}
+
+fn run_on<'t>(tape: &'t Tape<'t>, case: &Case, device: &Device) -> Result<Vec<Vec<f64>>, String> {
+    let send = |all: &[(Vec<usize>, Vec<f64>)]| -> Vec<Tensor> {
+        all.iter().map(|(shape, values)| Tensor::from_f64(device, shape, values)).collect()
+    };
+    let inputs: Vec<Var<'t>> = send(&case.inputs).into_iter().map(|x| tape.input(x)).collect();
+    let constants = send(&case.constants);
+    let y = [0, 1].map(|_| (case.call)(tape, &inputs, &constants));
+    let loss = tape.apply(Both, &[tape.apply(Project(0), &[y[0]]), tape.apply(Project(1), &[y[1]])]);
+    let grads = tape.backward(loss, &mut Grads::none(device));
+    let mut all = vec![y[0].value().to_f64()];
+    all.extend(inputs.iter().map(|&x| grads.of(x).to_f64()));
+    device.check().map_err(|e| e.to_string())?;
+    Ok(all)
+}
+
+/// Largest difference relative to the largest entry; infinite where something is not finite in one only.
+fn distance(a: &[f64], exact: &[f64]) -> f64 {
+    assert_eq!(a.len(), exact.len());
+    let size = exact.iter().filter(|x| x.is_finite()).fold(1e-30f64, |m, x| m.max(x.abs()));
+    a.iter().zip(exact).fold(0.0, |worst: f64, (a, b)| match a == b || (a.is_nan() && b.is_nan()) {
+        true => worst,
+        false if a.is_finite() && b.is_finite() => worst.max((a - b).abs() / size),
+        false => f64::INFINITY,
+    })
+}
+
+fn cases() -> Vec<Case> {
+    let only = std::env::var("DOOD_ONLY").unwrap_or_default();
+    let all = [densities::cases(), images::cases(), products::cases(), strokes::cases()];
+    let chosen: Vec<Case> = all.into_iter().flatten().filter(|c| c.name.contains(&only)).collect();
+    assert!(!chosen.is_empty(), "no case is called {only:?}");
+    chosen
+}
+
+/// Checked kernels are other kernels with the same source: they get another cache.
+fn prepare(check: bool) -> Option<stand_in::Alone> {
+    if let Err(why) = stand_in::install() {
+        println!("{why}");
+        return None;
+    }
+    let alone = stand_in::alone();
+    stand_in::set_check(check);
+    let folder =
+        std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(if check { "kernels-checked" } else { "kernels" });
+    // SAFETY: the other tests of this binary wait for `alone`.
+    unsafe {
+        std::env::set_var("DOOD_CACHE", folder);
+        std::env::set_var("DOOD_CUDA_ALLOC", "each");
+        std::env::set_var("DOOD_CUDA_POISON", "1");
+    }
+    Some(alone)
+}
+
+fn cuda(dtype: DType, math: MathMode) -> Device {
+    Device::cuda(0, dtype, math).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn part(i: usize) -> String {
+    if i == 0 { "the result".into() } else { format!("the gradient of input {}", i - 1) }
+}
+
+#[test]
+fn ops_on_the_gpu_agree_with_the_cpu() {
+    let Some(_alone) = prepare(false) else { return };
+    let mut failures = vec![];
+    let mut worst = (0.0, String::new());
+    let double = cuda(DType::F64, MathMode::F32);
+    let single = [MathMode::F32, MathMode::Tf32, MathMode::Bf16].map(|math| cuda(DType::F32, math));
+    let cases = cases();
+    for case in &cases {
+        let exact = run(case, &Device::cpu_f64()).unwrap();
+        let cpu = run(case, &Device::cpu()).unwrap();
+        let mut hold = |found: Result<Vec<Vec<f64>>, String>, device: &str, allowed: &dyn Fn(usize) -> f64| {
+            let found = match found {
+                Ok(found) => found,
+                Err(why) => return failures.push(format!("{} ({device}): {why}", case.name)),
+            };
+            for (i, (found, exact)) in found.iter().zip(&exact).enumerate() {
+                let (error, allowed) = (distance(found, exact), allowed(i));
+                if error > allowed {
+                    failures.push(format!(
+                        "{} ({device}): {} is off by {error:.1e}, allowed {allowed:.1e}",
+                        case.name,
+                        part(i)
+                    ));
+                }
+                if error / allowed > worst.0 {
+                    worst = (error / allowed, format!("{} ({device}), {}", case.name, part(i)));
+                }
+            }
+        };
+        if case.math == MathMode::F32 {
+            hold(run(case, &double), "f64", &|_| 1e-9);
+        }
+        let single = &single[case.math as usize];
+        hold(run(case, single), "f32", &|i| 2.0 * distance(&cpu[i], &exact[i]) + case.allowed);
+    }
+    println!("{} cases; closest to its limit: {:.2} of it in {}", cases.len(), worst.0, worst.1);
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn the_order_of_threads_and_blocks_does_not_change_a_bit() {
+    let Some(_alone) = prepare(false) else { return };
+    if !stand_in::is_stand_in() {
+        return println!("skipped: a real GPU chooses its own order");
+    }
+    let mut failures = vec![];
+    for case in cases() {
+        let device = cuda(DType::F32, case.math);
+        stand_in::set_order("forward");
+        let first = run(&case, &device);
+        for order in ["reverse", "random:5"] {
+            stand_in::set_order(order);
+            let other = run(&case, &device);
+            let same = match (&first, &other) {
+                (Ok(a), Ok(b)) => a.iter().flatten().zip(b.iter().flatten()).all(|(a, b)| a.to_bits() == b.to_bits()),
+                _ => false,
+            };
+            if !same {
+                failures.push(format!("{}: {order} differs from forward", case.name));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn every_access_to_memory_is_sound() {
+    let Some(_alone) = prepare(true) else { return };
+    if !stand_in::is_stand_in() {
+        return println!("skipped: on a real GPU compute-sanitizer does this");
+    }
+    let mut failures = vec![];
+    for case in cases() {
+        let before = stand_in::errors();
+        let device = cuda(DType::F32, case.math);
+        if let Err(why) = run(&case, &device) {
+            failures.push(format!("{}: {why}", case.name));
+        }
+        if stand_in::errors() > before {
+            failures.push(format!("{}: {}", case.name, stand_in::reports()));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}

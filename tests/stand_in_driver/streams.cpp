@@ -1,0 +1,368 @@
+// Streams, events, capture and graphs. Work runs as late as the API allows: when something waits for it. So a missing
+// event between two streams, or a buffer read before it was synchronised, shows every time.
+#include <algorithm>
+#include <chrono>
+#include <random>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "api.h"
+
+namespace stand_in {
+
+struct Graph {
+    struct Node {
+        std::function<Result()> work;
+        std::vector<size_t> after;
+    };
+    std::vector<Node> nodes;
+    // While it is captured:
+    Stream* origin = nullptr;
+    std::set<Stream*> members;
+    bool spoiled = false;
+    enum Mode { GLOBAL, THREAD_LOCAL, RELAXED } mode = GLOBAL;
+    std::thread::id thread;
+};
+
+struct GraphExec {
+    std::vector<Graph::Node> nodes;
+};
+
+struct Stream {
+    struct Entry {
+        std::function<Result()> work;
+        Stream* awaited = nullptr;  // or a wait for the first `awaited_count` entries of another stream
+        uint64_t awaited_count = 0;
+    };
+    explicit Stream(Context* context) : context(context) {}
+    Context* context;
+    std::deque<Entry> queue;
+    uint64_t submitted = 0, done = 0;
+    Result error = SUCCESS;
+    Graph* capture = nullptr;
+    std::vector<size_t> last_nodes;  // of the capture: what the next node follows
+};
+
+struct Event {
+    Stream* stream = nullptr;
+    uint64_t count = 0;  // reached when the stream has done that many entries
+    std::chrono::steady_clock::time_point time;
+    Graph* capture = nullptr;  // recorded inside this one
+    std::vector<size_t> nodes;
+};
+
+static std::set<Stream*> streams;
+static std::set<Event*> events;
+static std::map<std::pair<Context*, bool>, Stream*> default_streams;
+
+bool is_capturing(const Stream* stream) { return stream->capture; }
+
+static Result drain(Stream* s, uint64_t until) {
+    while (s->done < until && !s->queue.empty()) {
+        Stream::Entry entry = std::move(s->queue.front());
+        s->queue.pop_front();
+        if (entry.awaited && streams.count(entry.awaited)) drain(entry.awaited, entry.awaited_count);
+        if (entry.work && !s->error) s->error = entry.work();
+        s->done++;
+    }
+    return s->error;
+}
+
+Stream* find_stream(void* handle) {
+    uintptr_t number = (uintptr_t)handle;
+    if (number > 2) return streams.count((Stream*)handle) ? (Stream*)handle : nullptr;
+    Stream*& stream = default_streams[{current_context, number == 2}];
+    if (!stream) streams.insert(stream = new Stream(current_context));
+    return stream;
+}
+
+// Unsafe calls of any thread spoil a global capture, those of its own thread a thread-local one, none a relaxed one.
+static bool concerns_this_thread(const Graph* g) {
+    return g &&
+           (g->mode == Graph::GLOBAL || (g->mode == Graph::THREAD_LOCAL && g->thread == std::this_thread::get_id()));
+}
+
+bool refused_by_capture() {
+    bool refused = false;
+    for (Stream* s : streams)
+        if (concerns_this_thread(s->capture)) refused = s->capture->spoiled = true;
+    return refused;
+}
+
+// As late as possible, but a queue is finite: on a GPU, too, the oldest work has run when it is full.
+static constexpr uint64_t QUEUE_LIMIT = 20000;
+
+static void enqueue(Stream* s, Stream::Entry entry) {
+    s->queue.push_back(std::move(entry));
+    s->submitted++;
+    if (settings.eager)
+        drain(s, s->submitted);
+    else if (s->queue.size() > QUEUE_LIMIT)
+        drain(s, s->submitted - QUEUE_LIMIT);
+}
+
+Result submit(Stream* s, std::function<Result()> work) {
+    if (!s) return INVALID_HANDLE;
+    if (s->capture) {
+        s->capture->nodes.push_back({std::move(work), s->last_nodes});
+        s->last_nodes = {s->capture->nodes.size() - 1};
+        return SUCCESS;
+    }
+    enqueue(s, {std::move(work)});
+    return SUCCESS;
+}
+
+Result synchronize(Stream* s) {
+    if (!s) return INVALID_HANDLE;
+    if (s->capture) {
+        s->capture->spoiled = true;
+        return CAPTURE_UNSUPPORTED;
+    }
+    drain(s, s->submitted);
+    return std::exchange(s->error, SUCCESS);
+}
+
+Result synchronize_all() {
+    if (refused_by_capture()) return CAPTURE_UNSUPPORTED;
+    std::vector<Stream*> all(streams.begin(), streams.end());
+    static std::mt19937 random(7);
+    if (settings.order == Settings::RANDOM) std::shuffle(all.begin(), all.end(), random);
+    Result result = SUCCESS;
+    for (Stream* s : all) {
+        if (s->context != current_context || s->capture) continue;
+        if (Result r = synchronize(s)) result = r;
+    }
+    return result;
+}
+
+// Runs the nodes in an order that their edges allow: the unkindest of those when it is not `forward`.
+static Result run_graph(const std::vector<Graph::Node>& nodes) {
+    static std::mt19937 random(11);
+    std::vector<size_t> waits_for(nodes.size()), ready;
+    std::vector<std::vector<size_t>> followers(nodes.size());
+    for (size_t i = 0; i < nodes.size(); i++) {
+        waits_for[i] = nodes[i].after.size();
+        for (size_t before : nodes[i].after) followers[before].push_back(i);
+        if (!waits_for[i]) ready.push_back(i);
+    }
+    while (!ready.empty()) {
+        auto next = settings.order == Settings::FORWARD   ? std::min_element(ready.begin(), ready.end())
+                    : settings.order == Settings::REVERSE ? std::max_element(ready.begin(), ready.end())
+                                                          : ready.begin() + random() % ready.size();
+        size_t i = *next;
+        ready.erase(next);
+        if (Result r = nodes[i].work()) return r;
+        for (size_t f : followers[i])
+            if (--waits_for[f] == 0) ready.push_back(f);
+    }
+    return SUCCESS;
+}
+
+// All nodes must lead to the stream that began the capture.
+static bool all_joined(const Graph& g, const std::vector<size_t>& last) {
+    std::set<size_t> reached;
+    std::vector<size_t> todo = last;
+    while (!todo.empty()) {
+        size_t i = todo.back();
+        todo.pop_back();
+        if (reached.insert(i).second) todo.insert(todo.end(), g.nodes[i].after.begin(), g.nodes[i].after.end());
+    }
+    return reached.size() == g.nodes.size();
+}
+
+}  // namespace stand_in
+
+using namespace stand_in;
+
+// ---- Streams ------------------------------------------------------------------------------------------------------
+
+API cuStreamCreate(Stream** stream, unsigned) {
+    LOCKED;
+    if (!current_context) return INVALID_CONTEXT;
+    streams.insert(*stream = new Stream(current_context));
+    return SUCCESS;
+}
+API cuStreamCreateWithPriority(Stream** stream, unsigned flags, int) { return cuStreamCreate(stream, flags); }
+API cuStreamDestroy_v2(Stream* s) {
+    LOCKED;
+    if (!streams.count(s)) return INVALID_HANDLE;
+    drain(s, s->submitted);
+    for (Event* e : events)
+        if (e->stream == s) e->stream = nullptr;
+    streams.erase(s);
+    delete s;
+    return SUCCESS;
+}
+API cuStreamSynchronize(void* handle) {
+    LOCKED;
+    return synchronize(find_stream(handle));
+}
+API cuStreamQuery(void* handle) {
+    LOCKED;
+    Stream* s = find_stream(handle);
+    if (!s) return INVALID_HANDLE;
+    if (s->capture) return synchronize(s);
+    return s->queue.empty() ? s->error : NOT_READY;
+}
+API cuStreamWaitEvent(void* handle, Event* e, unsigned) {
+    LOCKED;
+    Stream* s = find_stream(handle);
+    if (!s || !events.count(e)) return INVALID_HANDLE;
+    if (e->capture) {  // a wait for a captured event draws the stream into the capture
+        if (s->capture && s->capture != e->capture) return CAPTURE_ISOLATION;
+        if (!s->capture) {
+            s->capture = e->capture;
+            s->last_nodes.clear();
+            e->capture->members.insert(s);
+        }
+        s->last_nodes.insert(s->last_nodes.end(), e->nodes.begin(), e->nodes.end());
+        return SUCCESS;
+    }
+    if (!e->stream) return SUCCESS;  // never recorded
+    if (s->capture) {
+        s->capture->spoiled = true;
+        return CAPTURE_ISOLATION;
+    }
+    if (e->stream != s) enqueue(s, {nullptr, e->stream, e->count});
+    return SUCCESS;
+}
+API cuLaunchHostFunc(void* handle, void (*function)(void*), void* argument) {
+    LOCKED;
+    return submit(find_stream(handle), [=] {
+        function(argument);
+        return SUCCESS;
+    });
+}
+
+// ---- Events -------------------------------------------------------------------------------------------------------
+
+API cuEventCreate(Event** e, unsigned) {
+    LOCKED;
+    events.insert(*e = new Event);
+    return SUCCESS;
+}
+API cuEventDestroy_v2(Event* e) {
+    LOCKED;
+    if (!events.erase(e)) return INVALID_HANDLE;
+    delete e;
+    return SUCCESS;
+}
+API cuEventRecord(Event* e, void* handle) {
+    LOCKED;
+    Stream* s = find_stream(handle);
+    if (!s || !events.count(e)) return INVALID_HANDLE;
+    if (s->capture) {
+        e->capture = s->capture;
+        e->nodes = s->last_nodes;
+        return SUCCESS;
+    }
+    e->capture = nullptr;
+    e->stream = s;
+    e->count = s->submitted + 1;
+    enqueue(s, {[e] {
+                if (events.count(e)) e->time = std::chrono::steady_clock::now();
+                return SUCCESS;
+            }});
+    return SUCCESS;
+}
+API cuEventSynchronize(Event* e) {
+    LOCKED;
+    if (!events.count(e)) return INVALID_HANDLE;
+    if (e->capture) {
+        e->capture->spoiled = true;
+        return CAPTURE_UNSUPPORTED;
+    }
+    return e->stream ? drain(e->stream, e->count) : SUCCESS;
+}
+API cuEventQuery(Event* e) {
+    LOCKED;
+    if (!events.count(e)) return INVALID_HANDLE;
+    return !e->stream || e->stream->done >= e->count ? SUCCESS : NOT_READY;
+}
+API cuEventElapsedTime_v2(float* milliseconds, Event* from, Event* to) {
+    LOCKED;
+    for (Event* e : {from, to}) {
+        if (!events.count(e)) return INVALID_HANDLE;
+        if (e->stream && e->stream->done < e->count) return NOT_READY;
+    }
+    *milliseconds = std::chrono::duration<float, std::milli>(to->time - from->time).count();
+    return SUCCESS;
+}
+API cuEventElapsedTime(float* milliseconds, Event* from, Event* to) {
+    return cuEventElapsedTime_v2(milliseconds, from, to);
+}
+
+// ---- Capture and graphs -------------------------------------------------------------------------------------------
+
+API cuStreamBeginCapture_v2(void* handle, int mode) {
+    LOCKED;
+    Stream* s = find_stream(handle);
+    if (!s) return INVALID_HANDLE;
+    if (!handle) return CAPTURE_UNSUPPORTED;
+    if (s->capture) return CAPTURE_INVALIDATED;
+    Graph* g = s->capture = new Graph;
+    g->mode = (Graph::Mode)mode;
+    g->thread = std::this_thread::get_id();
+    g->origin = s;
+    g->members.insert(s);
+    s->last_nodes.clear();
+    return SUCCESS;
+}
+API cuStreamIsCapturing(void* handle, int* status) {
+    LOCKED;
+    Stream* s = find_stream(handle);
+    if (!s) return INVALID_HANDLE;
+    *status = !s->capture ? 0 : s->capture->spoiled ? 2 : 1;
+    return SUCCESS;
+}
+API cuStreamEndCapture(void* handle, Graph** graph) {
+    LOCKED;
+    *graph = nullptr;
+    Stream* s = find_stream(handle);
+    if (!s) return INVALID_HANDLE;
+    if (!s->capture || s->capture->origin != s) return CAPTURE_UNMATCHED;
+    Graph* g = s->capture;
+    bool joined = all_joined(*g, s->last_nodes);
+    for (Stream* member : g->members) {
+        if (!streams.count(member)) continue;
+        member->capture = nullptr;
+        member->last_nodes.clear();
+    }
+    for (Event* e : events)
+        if (e->capture == g) e->capture = nullptr;
+    if (!g->spoiled && joined) {
+        *graph = g;
+        return SUCCESS;
+    }
+    Result result = g->spoiled ? CAPTURE_INVALIDATED : CAPTURE_UNJOINED;
+    delete g;
+    return result;
+}
+API cuGraphInstantiateWithFlags(GraphExec** exec, Graph* g, unsigned long long) {
+    LOCKED;
+    *exec = new GraphExec{g->nodes};
+    return SUCCESS;
+}
+API cuGraphDestroy(Graph* g) {
+    LOCKED;
+    delete g;
+    return SUCCESS;
+}
+API cuGraphExecDestroy(GraphExec* exec) {
+    LOCKED;
+    delete exec;
+    return SUCCESS;
+}
+API cuGraphUpload(GraphExec*, void*) { return SUCCESS; }
+API cuGraphGetNodes(Graph* g, void**, size_t* count) {
+    LOCKED;
+    *count = g->nodes.size();
+    return SUCCESS;
+}
+API cuGraphLaunch(GraphExec* exec, void* handle) {
+    LOCKED;
+    // A copy: the graph may be destroyed before its work has run.
+    auto nodes = std::make_shared<std::vector<Graph::Node>>(exec->nodes);
+    return submit(find_stream(handle), [nodes] { return run_graph(*nodes); });
+}
