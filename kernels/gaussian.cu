@@ -95,3 +95,35 @@ KERNEL __launch_bounds__(256) gaussian_sample_bwd(
         if (j % d == 1) put(dp, at + 2 * size + j / d, dz[i] * eps[i - 1], add_dp);
     }
 }
+
+// Independent normal columns with fixed means and stds. A launch treats columns first .. first + count (at most 4) of d; the first one
+// writes the result, beginning with the constant, and the others add to it. One thread per row.
+KERNEL __launch_bounds__(256) normal_logpdf_fwd(
+    const REAL* __restrict__ z, REAL* __restrict__ y, int n, REAL constant, int d, int first, int count, REAL mean0, REAL mean1,
+    REAL mean2, REAL mean3, REAL std0, REAL std1, REAL std2, REAL std3) {
+    REAL mean[4] = {mean0, mean1, mean2, mean3}, std[4] = {std0, std1, std2, std3};
+#pragma unroll 1
+    for (long long i = first_element(); i < n; i += element_stride()) {
+        REAL square = 0;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            REAL e = j < count ? (z[i * d + first + j] - mean[j]) / std[j] : (REAL)0;
+            square += e * e;
+        }
+        y[i] = (first ? y[i] : constant) - (REAL)0.5 * square;
+    }
+}
+
+KERNEL __launch_bounds__(256) normal_logpdf_bwd(
+    const REAL* __restrict__ z, const REAL* __restrict__ dy, REAL* __restrict__ dz, int add_dz, int n, int d, int first, int count,
+    REAL mean0, REAL mean1, REAL mean2, REAL mean3, REAL std0, REAL std1, REAL std2, REAL std3) {
+    REAL mean[4] = {mean0, mean1, mean2, mean3}, std[4] = {std0, std1, std2, std3};
+#pragma unroll 1
+    for (long long i = first_element(); i < n; i += element_stride()) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            long long at = i * d + first + j;
+            if (j < count) put(dz, at, dy[i] * (mean[j] - z[at]) / (std[j] * std[j]), add_dz);
+        }
+    }
+}

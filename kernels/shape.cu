@@ -39,9 +39,9 @@ KERNEL __launch_bounds__(256) concat_bwd(
     }
 }
 
-// Columns first .. first + width of rows of `total`. One thread per element of the result.
-KERNEL __launch_bounds__(256) window_fwd(const REAL* __restrict__ x, REAL* __restrict__ y, int n, int first, int width, int total) {
-    for (long long i = first_element(); i < n; i += element_stride()) y[i] = x[i / width * total + first + i % width];
+// Columns first .. first + width of rows of `total`, from row `from` on. One thread per element of the result.
+KERNEL __launch_bounds__(256) window_fwd(const REAL* __restrict__ x, REAL* __restrict__ y, int n, int from, int first, int width, int total) {
+    for (long long i = first_element(); i < n; i += element_stride()) y[i] = x[(from + i / width) * total + first + i % width];
 }
 
 // Gradient of rows from .. from + n/width and these columns: added to the window, or written together with zeros around it.
