@@ -7,6 +7,7 @@
 mod arena;
 mod cache;
 mod compile;
+pub(crate) mod gemm;
 mod graph;
 mod launch;
 mod open;

@@ -2,12 +2,18 @@
 //!
 //! One op serves several *calls*: each picks one of the inputs and has a dropout mask of its own, and their results are stacked.
 //! So the weights, which are by far the largest tensor of the model, are read once for all of them. x̂ exists only in pieces of
-//! [`CHUNK`] columns; in the backward it is made again.
+//! [`CHUNK`] columns; in the backward it is made again. On the GPU the masks are drawn once, as a bit per element, and x̂ exists only
+//! in the products' shared memory.
 
 use super::{Activation, Cost, Op, linear, live_rows};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
+    gpu::{
+        Arg, Gpu, Launch,
+        gemm::{self, Plan},
+        grad,
+    },
     matmul::{Matrix, Output},
     real::Real,
     rng::{Rng, Stream},
@@ -60,7 +66,7 @@ impl Keep {
             }
             Keep::Random { rate, rng, stream } => {
                 let scale = T::of(1.0 / (1.0 - rate));
-                let threshold = (rate * (1u64 << 32) as f64) as u32;
+                let threshold = threshold(*rate);
                 let first = row * k.div_ceil(4) + from / 4;
                 for (i, out) in out.chunks_mut(4).enumerate() {
                     let words = rng.words(*stream, (first + i) as u32);
@@ -71,6 +77,33 @@ impl Keep {
             }
         }
     }
+}
+
+impl Keep {
+    /// What kept elements are multiplied by.
+    fn scale(&self) -> f64 {
+        match self {
+            Keep::All => 1.0,
+            Keep::Given(_, rate) | Keep::Random { rate, .. } => 1.0 / (1.0 - rate),
+        }
+    }
+
+    /// As arguments of `dropout_linear_bits`: mask, kind, seed, step, stream, and the least random word that keeps its element.
+    fn args(&self) -> [Arg; 6] {
+        let (mask, kind, seed, step, stream, least) = match self {
+            Keep::All => (None, 0, 0, 0, 0, 0),
+            Keep::Given(mask, _) => (Some(mask), 1, 0, 0, 0, 0),
+            Keep::Random { rate, rng, stream } if *rate == 0.5 => (None, 2, rng.seed, rng.step, stream.0, 0),
+            Keep::Random { rate, rng, stream } => (None, 3, rng.seed, rng.step, stream.0, threshold(*rate)),
+        };
+        let [seed, step] = [seed, step].map(Arg::Wide);
+        [Arg::input(mask), Arg::Int(kind), seed, step, Arg::Word(stream), Arg::Word(least)]
+    }
+}
+
+/// Random words below this drop their element.
+fn threshold(rate: f64) -> u32 {
+    (rate * (1u64 << 32) as f64) as u32
 }
 
 struct DropoutLinear {
@@ -152,6 +185,122 @@ impl DropoutLinear {
     }
 }
 
+/// Calls that one launch on the GPU serves: at most four neighbours of one rate.
+struct Group<'a> {
+    /// The first of them.
+    from: usize,
+    calls: &'a [(usize, Keep)],
+}
+
+impl Group<'_> {
+    /// Something of each call, and something else in the places of calls that are not there.
+    fn each<A>(&self, of_call: impl Fn(usize, &(usize, Keep)) -> A, none: impl Fn() -> A) -> [A; 4] {
+        std::array::from_fn(|i| self.calls.get(i).map_or_else(&none, |call| of_call(i, call)))
+    }
+
+    /// The first call of the group that reads the same input.
+    fn first(&self, call: usize) -> usize {
+        self.calls.iter().position(|c| c.0 == self.calls[call].0).expect("the call itself")
+    }
+}
+
+impl DropoutLinear {
+    fn groups(&self) -> Vec<Group<'_>> {
+        let mut from = 0;
+        let same_rate = self.calls.chunk_by(|a, b| a.1.scale() == b.1.scale());
+        let all = same_rate.flat_map(|calls| calls.chunks(4)).map(|calls| {
+            from += calls.len();
+            Group { from: from - calls.len(), calls }
+        });
+        all.collect()
+    }
+
+    /// A bit per element of x̂, 32 columns to a word, or nothing where everything is kept.
+    fn bits(&self, gpu: &Gpu, cx: &Device, group: &Group, d: Dims) -> Option<Tensor> {
+        if self.live.is_none() && group.calls.iter().all(|c| matches!(c.1, Keep::All)) {
+            return None;
+        }
+        let words = d.n * d.k.div_ceil(32);
+        let bits = Tensor::empty(cx, &[group.calls.len() * words]); // a number is as large as a word, or larger
+        let mut args = group.each(|_, (_, keep)| keep.args(), || Keep::All.args()).concat();
+        let (clock, bits_out) = (Arg::Words(gpu.clock()), Arg::WordsOut(bits.address()));
+        args.extend([clock, Arg::input(self.live.as_ref()), bits_out, d.n.into(), d.k.into()]);
+        let launch = Launch::grid([words.div_ceil(256).min(4096), group.calls.len(), 1], 256);
+        gpu.launch("dropout_linear", "dropout_linear_bits", launch, &args);
+        Some(bits)
+    }
+
+    /// Returns the bits of every group, for the backward.
+    fn forward_gpu(&self, gpu: &Gpu, cx: &Device, x: &[Tensor], y: &Tensor) -> Vec<Tensor> {
+        let d = self.dims(x);
+        let mut saved = vec![];
+        for group in self.groups() {
+            let rows = group.calls.len() * d.n;
+            let bits = self.bits(gpu, cx, &group, d);
+            let inputs = group.each(|_, (input, _)| &x[2 + input], || &x[2]);
+            let packed = gemm::packed(&[d.k], &[&[&x[0]], &inputs[..]].concat());
+            let plan = Plan::one(packed, rows, d.o, d.k);
+            let [down, across] = plan.tiles(rows, d.o);
+            let sums = Tensor::empty(cx, &[plan.parts, rows, d.o]);
+            let mut args = inputs.map(Arg::from).to_vec();
+            args.extend([bits_arg(bits.as_ref()), Arg::Real(group.calls[0].1.scale()), (&x[0]).into(), sums.out()]);
+            args.extend([d.n, group.calls.len(), d.k, d.o, plan.chunk].map(Arg::from));
+            args.push(gemm::math(gpu));
+            let kernel = plan.kernel(["dropout_linear_fwd_small", "dropout_linear_fwd_large"]);
+            gpu.launch("dropout_linear", kernel, plan.launch(gpu, [down, across, plan.parts]), &args);
+            let out = y.rows(group.from * d.n, rows).out();
+            linear::finish_gpu(gpu, &sums, &x[1], self.live.as_ref(), out, self.activation, d.n);
+            saved.extend(bits);
+        }
+        saved
+    }
+
+    fn backward_gpu(&self, gpu: &Gpu, x: &[Tensor], y: &[Tensor], dy: &Tensor, slots: &mut [Option<Slot>]) {
+        let d = self.dims(x);
+        let add = Arg::Int(1);
+        let db = grad(&mut slots[1]);
+        let dz = linear::undo_gpu(gpu, &y[0], dy, self.activation, self.live.as_ref(), d.n, db);
+        let [dw, mut add_dw] = grad(&mut slots[0]);
+        let mut inputs: Vec<[Arg; 2]> = slots[2..].iter_mut().map(grad).collect();
+        for (i, input) in inputs.iter_mut().enumerate().filter(|(i, _)| self.calls.iter().all(|c| c.0 != *i)) {
+            if let [Arg::Out(address @ 1..), Arg::Int(0)] = *input {
+                gpu.fill_bytes(address, 0, x[2 + i].len() * x[0].device().dtype().bytes());
+            }
+        }
+        let mut saved = y[1..].iter();
+        for group in self.groups() {
+            let rows = group.calls.len() * d.n;
+            let has_bits = self.live.is_some() || group.calls.iter().any(|c| !matches!(c.1, Keep::All));
+            let bits = if has_bits { saved.next() } else { None };
+            let dz = dz.rows(group.from * d.n, rows);
+            let values = group.each(|_, (input, _)| &x[2 + input], || &x[2]);
+            let packed = gemm::packed(&[d.k, d.o], &[&[&x[0], &dz], &values[..]].concat());
+            let plan = Plan::several(packed, &[[d.n, d.k], [d.o, d.k]]);
+            let count = |[down, across]: [usize; 2]| down * across;
+            let blocks = group.calls.len() * count(plan.tiles(d.n, d.k))
+                + if slots[0].is_some() { count(plan.tiles(d.o, d.k)) } else { 0 };
+            let of_call = |i: usize, (input, _): &(usize, Keep)| {
+                let first = group.first(i);
+                let [dx, add_dx] = if first == i { inputs[*input] } else { [Arg::Out(0), Arg::Int(0)] };
+                [(&x[2 + input]).into(), dx, add_dx, first.into()]
+            };
+            let none = || [(&x[2]).into(), Arg::Out(0), Arg::Int(0), Arg::Int(-1)];
+            let mut args: Vec<Arg> = group.each(of_call, none).concat();
+            args.extend([bits_arg(bits), Arg::Real(group.calls[0].1.scale()), (&x[0]).into(), (&dz).into(), dw, add_dw]);
+            args.extend([d.n, group.calls.len(), d.k, d.o].map(Arg::from));
+            args.push(gemm::math(gpu));
+            let kernel = plan.kernel(["dropout_linear_bwd_small", "dropout_linear_bwd_large"]);
+            gpu.launch("dropout_linear", kernel, plan.launch(gpu, [blocks, 1, 1]), &args);
+            add_dw = add;
+            group.calls.iter().for_each(|(input, _)| inputs[*input][1] = add);
+        }
+    }
+}
+
+fn bits_arg(bits: Option<&Tensor>) -> Arg {
+    Arg::Words(bits.map_or(0, Tensor::address))
+}
+
 impl Op for DropoutLinear {
     fn name(&self) -> &'static str {
         "dropout_linear"
@@ -159,9 +308,10 @@ impl Op for DropoutLinear {
 
     fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor> {
         let d = self.dims(x);
-        let rows = self.rows(d.n);
-        let mut y = Tensor::zeros(cx, &[self.calls.len() * d.n, d.o]);
+        let shape = [self.calls.len() * d.n, d.o];
         on_device!(cx, T => {
+            let rows = self.rows(d.n);
+            let mut y = Tensor::zeros(cx, &shape);
             let weight = Matrix::new(x[0].slice::<T>(), d.o, d.k);
             let size = rows.len() * d.o;
             let mut parts = vec![T::ZERO; size * d.k.div_ceil(CHUNK)];
@@ -188,14 +338,18 @@ impl Op for DropoutLinear {
             for (row, sum) in rows.iter().zip(sum.chunks(d.o)) {
                 out[(row.call * d.n + row.image) * d.o..][..d.o].copy_from_slice(sum);
             }
-        });
-        vec![y]
+            vec![y]
+        }, gpu => {
+            let y = Tensor::empty(cx, &shape);
+            let bits = self.forward_gpu(gpu, cx, x, &y);
+            [vec![y], bits].concat()
+        })
     }
 
     fn backward(&self, cx: &Device, x: &[Tensor], y: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
         let d = self.dims(x);
-        let rows = self.rows(d.n);
         on_device!(cx, T => {
+            let rows = self.rows(d.n);
             let compact = |all: &[T]| -> Vec<T> {
                 rows.iter().flat_map(|r| &all[(r.call * d.n + r.image) * d.o..][..d.o]).copied().collect()
             };
@@ -240,12 +394,15 @@ impl Op for DropoutLinear {
                     }
                 });
             });
-        });
+        }, gpu => self.backward_gpu(gpu, x, y, dy, dx));
     }
 
     fn cost(&self, x: &[Tensor], _: &Tensor) -> Cost {
         let d = self.dims(x);
-        let rows = self.rows(d.n).len();
+        let rows = match x[0].device().gpu() {
+            None => self.rows(d.n).len(),
+            Some(_) => self.calls.len() * d.n, // to ask which of them are live would be to wait
+        };
         let read: usize = x.iter().map(Tensor::len).sum();
         Cost { flops: 2.0 * (rows * d.k * d.o) as f64, bytes: 4.0 * read as f64 }
     }

@@ -5,7 +5,13 @@
 //! ```
 
 use super::Op;
-use crate::{Device, Tensor, Var, cpu, device::on_device, real::Real, tape::Slot};
+use crate::{
+    Device, Tensor, Var, cpu,
+    device::on_device,
+    gpu::{Launch, args, grad},
+    real::Real,
+    tape::Slot,
+};
 use rayon::prelude::*;
 
 struct GruCell;
@@ -57,6 +63,9 @@ impl Op for GruCell {
                     y[j] = (T::ONE - z) * n + z * state[j];
                 }
             }
+        }, gpu => {
+            let args = args![&x[0], &x[1], &x[2], y.out(), gates.out(), n, h];
+            gpu.launch("gru", "gru_cell_fwd", Launch::elements(n * h), args);
         });
         vec![y, gates]
     }
@@ -92,6 +101,11 @@ impl Op for GruCell {
                     out[2 * h..].iter_mut().zip(&d[last..last + h]).for_each(|(o, &d)| *o += d);
                 }
             }
+        }, gpu => {
+            let [state, from_input, from_state] = dx else { unreachable!("a gru_cell has three inputs") };
+            let [[ds, add_s], [di, add_i], [df, add_f]] = [state, from_input, from_state].map(grad);
+            let args = args![&x[0], &x[2], &y[1], dy, ds, add_s, di, add_i, df, add_f, n, h];
+            gpu.launch("gru", "gru_cell_bwd", Launch::elements(n * h), args);
         });
     }
 }

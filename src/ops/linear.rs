@@ -4,6 +4,11 @@ use super::{Cost, Op};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
+    gpu::{
+        Arg, Gpu, Launch, args,
+        gemm::{self, Plan},
+        grad,
+    },
     matmul::{Matrix, product},
     real::Real,
     tape::Slot,
@@ -16,6 +21,12 @@ pub enum Activation {
     None,
     /// Hyperbolic tangent.
     Tanh,
+}
+
+impl Activation {
+    pub(super) fn arg(self) -> Arg {
+        Arg::Int((self == Activation::Tanh).into())
+    }
 }
 
 struct Linear(Activation);
@@ -73,6 +84,87 @@ pub(super) fn undo<T: Real>(y: &[T], dy: &[T], activation: Activation, bias: &mu
     dz
 }
 
+/// On the GPU: y = act(Σ `sums` + bias) with sums `[parts, rows, outputs]`. `live` says which of the images of each
+/// `images` rows take part; the others get zeros.
+pub(super) fn finish_gpu(
+    gpu: &Gpu,
+    sums: &Tensor,
+    bias: &Tensor,
+    live: Option<&Tensor>,
+    y: Arg,
+    activation: Activation,
+    images: usize,
+) {
+    let &[parts, rows, o] = sums.shape() else { panic!("linear: sums {:?}; wanted [parts, rows, outputs]", sums.shape()) };
+    gpu.launch(
+        "linear",
+        "linear_finish",
+        Launch::elements(rows * o),
+        args![sums, bias, Arg::input(live), y, parts, rows, images, o, activation.arg()],
+    );
+}
+
+/// On the GPU: the gradient before the activation; and its sum over rows goes to the bias's slot (as its two arguments).
+pub(super) fn undo_gpu(
+    gpu: &Gpu,
+    y: &Tensor,
+    dy: &Tensor,
+    activation: Activation,
+    live: Option<&Tensor>,
+    images: usize,
+    [db, add_db]: [Arg; 2],
+) -> Tensor {
+    let dz = Tensor::empty(y.device(), y.shape());
+    let (rows, o) = (y.shape()[0], y.shape()[1]);
+    gpu.launch(
+        "linear",
+        "linear_undo",
+        Launch::grid([o.div_ceil(32), 1, 1], 256),
+        args![y, dy, Arg::input(live), dz.out(), db, add_db, rows, images, o, activation.arg()],
+    );
+    dz
+}
+
+impl Linear {
+    fn forward_gpu(&self, gpu: &Gpu, cx: &Device, x: &[Tensor], y: &Tensor) {
+        let (n, i, o) = dims(x);
+        let plan = Plan::one(gemm::packed(&[i], &[&x[0], &x[1]]), n, o, i);
+        let [down, across] = plan.tiles(n, o);
+        let sums = if plan.parts == 1 { y.clone() } else { Tensor::empty(cx, &[plan.parts, n, o]) };
+        gpu.launch(
+            "linear",
+            plan.kernel(["linear_fwd_small", "linear_fwd_large"]),
+            plan.launch(gpu, [down, across, plan.parts]),
+            args![&x[0], &x[1], &x[2], sums.out(), n, i, o, plan.chunk, self.0.arg(), gemm::math(gpu)],
+        );
+        if plan.parts > 1 {
+            finish_gpu(gpu, &sums, &x[2], None, y.out(), self.0, n);
+        }
+    }
+
+    fn backward_gpu(&self, gpu: &Gpu, x: &[Tensor], y: &Tensor, dy: &Tensor, slots: &mut [Option<Slot>]) {
+        let (n, i, o) = dims(x);
+        let results = [[n, i], [o, i]];
+        let wanted: Vec<[usize; 2]> = (0..2).filter(|&s| slots[s].is_some()).map(|s| results[s]).collect();
+        let plan = Plan::several(gemm::packed(&[i, o], &[&x[0], &x[1]]), &wanted);
+        let blocks: usize = wanted.iter().map(|&[rows, columns]| plan.tiles(rows, columns).iter().product::<usize>()).sum();
+        let [[dx, add_dx], [dw, add_dw]] = [grad(&mut slots[0]), grad(&mut slots[1])];
+        let for_bias = if slots[2].is_some() { o.div_ceil(32) } else { 0 };
+        let [db, add_db] = grad(&mut slots[2]);
+        let math = gemm::math(gpu);
+        if plan.is_large() {
+            let dz = undo_gpu(gpu, y, dy, self.0, None, n, [db, add_db]);
+            let launch = plan.launch(gpu, [blocks, 1, 1]);
+            let args = args![&x[0], &x[1], &dz, dx, add_dx, dw, add_dw, n, i, o, math];
+            gpu.launch("linear", "linear_bwd_large", launch, args);
+        } else {
+            let launch = plan.launch(gpu, [blocks + for_bias, 1, 1]);
+            let args = args![&x[0], &x[1], y, dy, dx, add_dx, dw, add_dw, db, add_db, n, i, o, self.0.arg(), math];
+            gpu.launch("linear", "linear_bwd_small", launch, args);
+        }
+    }
+}
+
 impl Op for Linear {
     fn name(&self) -> &'static str {
         "linear"
@@ -85,7 +177,7 @@ impl Op for Linear {
             let out = y.slice_mut::<T>();
             product(Matrix::new(x[0].slice(), n, i), Matrix::new(x[1].slice(), o, i).t(), out, false);
             finish(out, x[2].slice::<T>(), self.0);
-        });
+        }, gpu => self.forward_gpu(gpu, cx, x, &y));
         vec![y]
     }
 
@@ -102,7 +194,7 @@ impl Op for Linear {
                 let (out, fresh) = slot.write::<T>();
                 product(dz.t(), Matrix::new(x[0].slice(), n, i), out, !fresh);
             }
-        });
+        }, gpu => self.backward_gpu(gpu, x, &y[0], dy, dx));
     }
 
     fn cost(&self, x: &[Tensor], y: &Tensor) -> Cost {
