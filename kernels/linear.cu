@@ -89,16 +89,3 @@ KERNEL __launch_bounds__(256) linear_undo(const REAL* __restrict__ y, const REAL
     __shared__ REAL shared[256];
     undo(Undone(dy, y, tanh_, live, images, rows, outputs), blockIdx.x * 32, dz, db, add_db, shared);
 }
-
-// ---- The same, one thread per result: what the tests hold the kernels above against -----------------------------------------
-
-KERNEL __launch_bounds__(256) linear_naive_fwd(const REAL* __restrict__ x, const REAL* __restrict__ w, const REAL* __restrict__ b,
-                                               REAL* __restrict__ y, int n, int inputs, int outputs, int tanh_) {
-    for (long long i = first_element(); i < (long long)n * outputs; i += element_stride()) {
-        const REAL *row = x + i / outputs * inputs, *weights = w + i % outputs * inputs;
-        REAL sum = 0;
-        for (int k = 0; k < inputs; k++) sum += row[k] * weights[k];
-        sum += b[i % outputs];
-        y[i] = tanh_ ? tanh(sum) : sum;
-    }
-}

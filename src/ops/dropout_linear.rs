@@ -286,7 +286,14 @@ impl DropoutLinear {
             };
             let none = || [(&x[2]).into(), Arg::Out(0), Arg::Int(0), Arg::Int(-1)];
             let mut args: Vec<Arg> = group.each(of_call, none).concat();
-            args.extend([bits_arg(bits), Arg::Real(group.calls[0].1.scale()), (&x[0]).into(), (&dz).into(), dw, add_dw]);
+            args.extend([
+                bits_arg(bits),
+                Arg::Real(group.calls[0].1.scale()),
+                (&x[0]).into(),
+                (&dz).into(),
+                dw,
+                add_dw,
+            ]);
             args.extend([d.n, group.calls.len(), d.k, d.o].map(Arg::from));
             args.push(gemm::math(gpu));
             let kernel = plan.kernel(["dropout_linear_bwd_small", "dropout_linear_bwd_large"]);

@@ -95,7 +95,9 @@ pub(super) fn finish_gpu(
     activation: Activation,
     images: usize,
 ) {
-    let &[parts, rows, o] = sums.shape() else { panic!("linear: sums {:?}; wanted [parts, rows, outputs]", sums.shape()) };
+    let &[parts, rows, o] = sums.shape() else {
+        panic!("linear: sums {:?}; wanted [parts, rows, outputs]", sums.shape())
+    };
     gpu.launch(
         "linear",
         "linear_finish",
@@ -147,7 +149,8 @@ impl Linear {
         let results = [[n, i], [o, i]];
         let wanted: Vec<[usize; 2]> = (0..2).filter(|&s| slots[s].is_some()).map(|s| results[s]).collect();
         let plan = Plan::several(gemm::packed(&[i, o], &[&x[0], &x[1]]), &wanted);
-        let blocks: usize = wanted.iter().map(|&[rows, columns]| plan.tiles(rows, columns).iter().product::<usize>()).sum();
+        let blocks: usize =
+            wanted.iter().map(|&[rows, columns]| plan.tiles(rows, columns).iter().product::<usize>()).sum();
         let [[dx, add_dx], [dw, add_dw]] = [grad(&mut slots[0]), grad(&mut slots[1])];
         let for_bias = if slots[2].is_some() { o.div_ceil(32) } else { 0 };
         let [db, add_db] = grad(&mut slots[2]);

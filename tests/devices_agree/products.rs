@@ -10,7 +10,9 @@ use dood::{
 /// x `[n, inputs]` through a layer.
 fn linear([n, inputs, outputs]: [usize; 3], activation: Activation) -> Case {
     let name = format!("linear {n}x{inputs}x{outputs} {activation:?}");
+    let weights = normal(6, &[outputs, inputs], 0.0, 1.0 / (inputs as f64).sqrt());
     Case::new(name, &[&[n, inputs], &[outputs, inputs], &[outputs]], move |_, x, _| x[0].linear(x[1], x[2], activation))
+        .with_input(1, weights)
 }
 
 fn random(rate: f64, stream: u32) -> Keep {

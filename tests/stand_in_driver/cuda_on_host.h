@@ -84,10 +84,19 @@ STAND_IN_INLINE ThreadHeader* header() {
 
 // ---- Barriers, shuffles, votes ------------------------------------------------------------------------------------
 
-STAND_IN_CALL void __syncthreads() { stand_in::runtime->barrier(stand_in::PLAIN, 0, STAND_IN_HERE); }
-STAND_IN_CALL int __syncthreads_count(int p) { return stand_in::runtime->barrier(stand_in::COUNT, p, STAND_IN_HERE); }
-STAND_IN_CALL int __syncthreads_and(int p) { return stand_in::runtime->barrier(stand_in::AND, p, STAND_IN_HERE); }
-STAND_IN_CALL int __syncthreads_or(int p) { return stand_in::runtime->barrier(stand_in::OR, p, STAND_IN_HERE); }
+// A barrier is known by its line: g++ may give one several addresses.
+STAND_IN_CALL void __syncthreads(int line = __builtin_LINE()) {
+    stand_in::runtime->barrier(stand_in::PLAIN, 0, STAND_IN_HERE, line);
+}
+STAND_IN_CALL int __syncthreads_count(int p, int line = __builtin_LINE()) {
+    return stand_in::runtime->barrier(stand_in::COUNT, p, STAND_IN_HERE, line);
+}
+STAND_IN_CALL int __syncthreads_and(int p, int line = __builtin_LINE()) {
+    return stand_in::runtime->barrier(stand_in::AND, p, STAND_IN_HERE, line);
+}
+STAND_IN_CALL int __syncthreads_or(int p, int line = __builtin_LINE()) {
+    return stand_in::runtime->barrier(stand_in::OR, p, STAND_IN_HERE, line);
+}
 STAND_IN_CALL void __syncwarp(unsigned mask = 0xffffffffu) {
     stand_in::runtime->exchange(mask, 0, nullptr, STAND_IN_HERE);
 }

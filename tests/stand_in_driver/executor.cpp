@@ -130,7 +130,7 @@ static void release_barrier(Executor& e) {
         e.ready.push(t);
     }
     e.at_barrier = 0;
-    e.barrier_pc = nullptr;
+    e.barrier_line = 0;
 }
 
 static void complete_meeting(Executor& e, unsigned warp, Meeting& meeting) {
@@ -198,13 +198,13 @@ static void fiber_main() {
     }
 }
 
-static int barrier(int kind, int predicate, void* pc) {
+static int barrier(int kind, int predicate, void* pc, int line) {
     Executor& e = *executor;
     unsigned t = e.current;
     if (!e.at_barrier) {
         e.barrier_result = kind == AND;
-        e.barrier_pc = pc;
-    } else if (e.barrier_pc != pc) {
+        e.barrier_line = line;
+    } else if (e.barrier_line != line) {
         complain(e, pc,
                  "__syncthreads() in divergent code: other threads of the block wait at another __syncthreads()");
         abandon_thread(e);

@@ -96,7 +96,7 @@ struct Executor {
     unsigned current = 0, live = 0;
     unsigned at_barrier = 0;
     int barrier_result = 0;
-    void* barrier_pc = nullptr;
+    int barrier_line = 0;
     uint16_t barriers = 0;  // passed so far
 
     // Shared memory.

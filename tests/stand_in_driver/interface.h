@@ -38,7 +38,7 @@ enum BarrierKind { PLAIN, COUNT, AND, OR };
 
 // `pc` is the place in the kernel, for messages.
 struct RuntimeCalls {
-    int (*barrier)(int kind, int predicate, void* pc);
+    int (*barrier)(int kind, int predicate, void* pc, int line);
     // Waits for all lanes of `mask`. The last one calls `complete`, if given, before any goes on.
     const Exchange* (*exchange)(unsigned mask, uint64_t value, void (*complete)(const Exchange&), void* pc);
     unsigned (*active_mask)();

@@ -1,0 +1,118 @@
+//! Matrix products on the GPU, the host's side of `kernels/gemm.cuh`: which tiles a product is cut into, and whether its inner
+//! dimension is cut into parts, whose sums a second kernel adds in their order. The choice depends on sizes and addresses alone, never
+//! on the card, so a result has the same bits on every card.
+
+use super::{Arg, Gpu, Launch, MathMode};
+use crate::Tensor;
+
+/// How a product is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Tiles of 64×128, which need operands that are read 16 bytes at a time; else of 32×32.
+    large: bool,
+    /// Parts of the inner dimension, each of `chunk` elements but the last.
+    pub parts: usize,
+    /// A multiple of what a kernel stages at once.
+    pub chunk: usize,
+}
+
+/// Blocks that keep a large card busy: two for each of the 132 processors of an H100.
+const BUSY: usize = 264;
+/// Fewer large tiles than this leave too much of a card idle; more and smaller ones are faster, though each does more reading.
+const ENOUGH: usize = 32;
+/// A shorter inner dimension is not cut: the second launch would cost more than it gains.
+const LONG: usize = 4096;
+const SHORTEST_CHUNK: usize = 128;
+
+fn tiles(large: bool, rows: usize, columns: usize) -> [usize; 2] {
+    let [m, n] = if large { [64, 128] } else { [32, 32] };
+    [rows.div_ceil(m), columns.div_ceil(n)]
+}
+
+fn large_tiles(rows: usize, columns: usize) -> usize {
+    tiles(true, rows, columns).iter().product()
+}
+
+/// Whether the rows of matrices with these numbers of columns, all in these tensors, can be read 16 bytes at a time.
+pub(crate) fn packed(columns: &[usize], tensors: &[&Tensor]) -> bool {
+    columns.iter().all(|n| n % 4 == 0) && tensors.iter().all(|t| t.address() % 16 == 0)
+}
+
+impl Plan {
+    /// For one product `rows`×`inner` · `inner`×`columns`.
+    pub fn one(packed: bool, rows: usize, columns: usize, inner: usize) -> Self {
+        const STAGE: usize = 32;
+        let blocks = large_tiles(rows, columns);
+        let parts = if inner < LONG { 1 } else { (BUSY / blocks.max(1)).clamp(1, inner / SHORTEST_CHUNK) };
+        let chunk = inner.div_ceil(parts).next_multiple_of(STAGE).max(STAGE);
+        let parts = inner.div_ceil(chunk).max(1);
+        Plan { large: packed && blocks * parts >= ENOUGH, parts, chunk }
+    }
+
+    /// For results of these `[rows, columns]` by one launch.
+    pub fn several(packed: bool, results: &[[usize; 2]]) -> Self {
+        let large = packed
+            && !results.is_empty()
+            && results.iter().all(|&[rows, columns]| large_tiles(rows, columns) >= ENOUGH);
+        Plan { large, parts: 1, chunk: 0 }
+    }
+
+    /// Tiles along the rows and the columns of a result.
+    pub fn tiles(self, rows: usize, columns: usize) -> [usize; 2] {
+        tiles(self.large, rows, columns)
+    }
+
+    /// Whether its tiles are the large ones.
+    pub fn is_large(self) -> bool {
+        self.large
+    }
+
+    /// The kernel for its tiles, of `[small, large]`.
+    pub fn kernel(self, names: [&'static str; 2]) -> &'static str {
+        names[self.large as usize]
+    }
+
+    /// Threads and shared memory of such a kernel.
+    pub fn launch(self, gpu: &Gpu, grid: [usize; 3]) -> Launch {
+        // Two stages of both operands, or the tile of the result, whichever is more.
+        let numbers = if self.large { (2 * 16 * (72 + 136)).max(64 * 132) } else { (2 * 32 * (40 + 40)).max(32 * 36) };
+        Launch::grid(grid, 256).shared(numbers * gpu.dtype.bytes())
+    }
+}
+
+/// The math mode as a kernel argument.
+pub(crate) fn math(gpu: &Gpu) -> Arg {
+    Arg::Int(match gpu.math() {
+        MathMode::F32 => 0,
+        MathMode::Tf32 => 1,
+        MathMode::Bf16 => 2,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_the_inner_dimension_and_none_is_empty() {
+        for inner in [0, 1, 31, 256, 4095, 4096, 4097, 33856, 100_000] {
+            for rows in [1, 64, 192, 5000] {
+                let plan = Plan::one(true, rows, 256, inner);
+                assert!(plan.parts * plan.chunk >= inner, "{plan:?}");
+                assert!(plan.parts == 1 || (plan.parts - 1) * plan.chunk < inner, "{plan:?}");
+                assert_eq!(plan.chunk % 32, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn the_wide_layer_of_the_paper_keeps_a_large_card_busy() {
+        for calls in 1..=3 {
+            let plan = Plan::one(true, 64 * calls, 256, 33856);
+            let blocks = plan.tiles(64 * calls, 256).iter().product::<usize>() * plan.parts;
+            assert!(plan.large && (132..=BUSY).contains(&blocks), "{plan:?}: {blocks} blocks");
+        }
+        assert!(!Plan::one(true, 64, 768, 800).large);
+        assert!(!Plan::one(false, 64, 256, 33856).large);
+    }
+}
