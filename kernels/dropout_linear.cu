@@ -4,6 +4,10 @@
 // draw no random numbers, and x̂, which is many times larger, is never written. A launch serves up to four calls
 // of one rate.
 
+struct Wide : Large {
+    static constexpr int UNROLL = 1;  // x̂ needs some registers too
+};
+
 template <class T> __device__ __forceinline__ T of_call(int call, T a, T b, T c, T d) {
     return call == 0 ? a : call == 1 ? b : call == 2 ? c : d;
 }
@@ -59,9 +63,9 @@ dropout_linear_bits(const REAL* __restrict__ mask0, int kind0, u64 seed0, u64 st
     }
 }
 
-// The bit of an element, in the lowest place; without bits everything is kept.
+// The bit of an element, in the lowest place.
 __device__ __forceinline__ unsigned kept_bits(const unsigned* bits, int row, int column, int columns) {
-    return bits ? bits[(long long)row * ((columns + 31) / 32) + column / 32] >> column % 32 : ALL_LANES;
+    return bits[row * ((columns + 31) / 32) + column / 32] >> column % 32;
 }
 
 // x̂, as a source: row `call·images + image` is the call's input, scaled, where its bits are 1.
@@ -115,7 +119,7 @@ dropout_linear_fwd_large(const REAL* __restrict__ x0, const REAL* __restrict__ x
                          const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w, REAL* __restrict__ sums, int images,
                          int calls, int inputs, int outputs, int chunk, int math) {
     Kept<true> kept{x0, x1, x2, x3, scale, bits, images, calls, inputs, inputs};
-    forward<Large>(kept, w, sums, outputs, chunk, math);
+    forward<Wide>(kept, w, sums, outputs, chunk, math);
 }
 
 // Where a call's gradient goes. That of an input with several calls is written by the blocks of the first of them, one call after
@@ -170,6 +174,6 @@ dropout_linear_bwd_large(const REAL* __restrict__ x0, REAL* dx0, int add0, int f
                          const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w, const REAL* __restrict__ dz, REAL* dw,
                          int add_dw, int images, int calls, int inputs, int outputs, int math) {
     Kept<true> kept{x0, x1, x2, x3, scale, bits, images, calls, inputs, inputs};
-    backward<Large>(kept, w, dz, Input{dx0, add0, first0}, Input{dx1, add1, first1}, Input{dx2, add2, first2}, Input{dx3, add3, first3},
+    backward<Wide>(kept, w, dz, Input{dx0, add0, first0}, Input{dx1, add1, first1}, Input{dx2, add2, first2}, Input{dx3, add3, first3},
                     dw, add_dw, outputs, math);
 }

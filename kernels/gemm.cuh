@@ -12,14 +12,14 @@ enum Math { F32 = 0, TF32 = 1, BF16 = 2 };  // as MathMode in src/gpu.rs
 // The warps (threads) of a block form SLICES (slices) groups; each multiplies its own share of a stage's inner elements.
 struct Small {
     static constexpr bool PACKED = false;
-    static constexpr int BM = 32, BN = 32, BK = 32;
-    static constexpr int TM = 4, TN = 4, slices = 4;         // a thread's part of the tile
-    static constexpr int WARPS_M = 2, WARPS_N = 2, SLICES = 2;  // with tensor cores
+    static constexpr int BM = 32, BN = 32, BK = 64;
+    static constexpr int TM = 4, TN = 4, slices = 4, UNROLL = 2;  // a thread's part of the tile
+    static constexpr int WARPS_M = 2, WARPS_N = 2, SLICES = 2;    // with tensor cores
 };
 struct Large {
     static constexpr bool PACKED = true;
     static constexpr int BM = 64, BN = 128, BK = 16;
-    static constexpr int TM = 8, TN = 8, slices = 2;
+    static constexpr int TM = 8, TN = 8, slices = 2, UNROLL = 2;  // more would need more registers than two blocks can have
     static constexpr int WARPS_M = 2, WARPS_N = 4, SLICES = 1;
 };
 
@@ -80,11 +80,15 @@ template <class Tile, int SIDE, bool BY_K, class Source> struct Stage {
     static constexpr int COUNT = SIDE * Tile::BK / 4 / 256;
     typename Source::Held held[COUNT];
 
+    // By k, a warp takes 16 inner elements of 8 rows: what it reads lies in whole sectors, what it stores in 32 banks.
+    static __device__ __forceinline__ int side_of(int v) { return v / 4 % SIDE; }
+    static __device__ __forceinline__ int k_of(int v) { return (v % 4 + v / (4 * SIDE) * 4) * 4; }
+
     __device__ __forceinline__ void fetch(const Source& source, int side, int k) {
         for (int c = 0; c < COUNT; c++) {
             int v = threadIdx.x + c * 256;
             if constexpr (BY_K)
-                source.fetch(side + v / (Tile::BK / 4), k + v % (Tile::BK / 4) * 4, held[c]);
+                source.fetch(side + side_of(v), k + k_of(v), held[c]);
             else
                 source.fetch(k + v / (SIDE / 4), side + v % (SIDE / 4) * 4, held[c]);
         }
@@ -98,7 +102,7 @@ template <class Tile, int SIDE, bool BY_K, class Source> struct Stage {
             if constexpr (MATH == TF32)
                 for (int i = 0; i < 4; i++) values[i] = __uint_as_float(to_tf32(values[i]));
             if constexpr (BY_K) {
-                int side = v / (Tile::BK / 4), k = v % (Tile::BK / 4) * 4;
+                int side = side_of(v), k = k_of(v);
                 for (int i = 0; i < 4; i++) to[(k + i) * STRIDE(SIDE) + swapped(side, k)] = values[i];
             } else {
                 int k = v / (SIDE / 4), side = v % (SIDE / 4) * 4;
@@ -122,7 +126,7 @@ template <class Tile> struct Scalar {
 
     __device__ __forceinline__ void multiply(const REAL* a, const REAL* b) {
         constexpr int SHARE = Tile::BK / slices;
-#pragma unroll 2  // more would need more registers than two blocks can have
+#pragma unroll Tile::UNROLL
         for (int kk = 0; kk < SHARE; kk++) {
             int k = slice() * SHARE + kk;
             alignas(16) REAL left[M * 4], right[N * 4];

@@ -41,7 +41,7 @@ pub(crate) fn packed(columns: &[usize], tensors: &[&Tensor]) -> bool {
 impl Plan {
     /// For one product `rows`×`inner` · `inner`×`columns`.
     pub fn one(packed: bool, rows: usize, columns: usize, inner: usize) -> Self {
-        const STAGE: usize = 32;
+        const STAGE: usize = 16;
         let blocks = large_tiles(rows, columns);
         let parts = if inner < LONG { 1 } else { (BUSY / blocks.max(1)).clamp(1, inner / SHORTEST_CHUNK) };
         let chunk = inner.div_ceil(parts).next_multiple_of(STAGE).max(STAGE);
@@ -74,8 +74,8 @@ impl Plan {
 
     /// Threads and shared memory of such a kernel.
     pub fn launch(self, gpu: &Gpu, grid: [usize; 3]) -> Launch {
-        // Two stages of both operands, or the tile of the result, whichever is more.
-        let numbers = if self.large { (2 * 16 * (72 + 136)).max(64 * 132) } else { (2 * 32 * (40 + 40)).max(32 * 36) };
+        // The tile of the result, or two stages of both operands, whichever is more.
+        let numbers = if self.large { 64 * 132 } else { 2 * 64 * (40 + 40) };
         Launch::grid(grid, 256).shared(numbers * gpu.dtype.bytes())
     }
 }
@@ -100,7 +100,7 @@ mod tests {
                 let plan = Plan::one(true, rows, 256, inner);
                 assert!(plan.parts * plan.chunk >= inner, "{plan:?}");
                 assert!(plan.parts == 1 || (plan.parts - 1) * plan.chunk < inner, "{plan:?}");
-                assert_eq!(plan.chunk % 32, 0);
+                assert_eq!(plan.chunk % 16, 0);
             }
         }
     }

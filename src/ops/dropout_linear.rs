@@ -215,11 +215,8 @@ impl DropoutLinear {
         all.collect()
     }
 
-    /// A bit per element of x̂, 32 columns to a word, or nothing where everything is kept.
-    fn bits(&self, gpu: &Gpu, cx: &Device, group: &Group, d: Dims) -> Option<Tensor> {
-        if self.live.is_none() && group.calls.iter().all(|c| matches!(c.1, Keep::All)) {
-            return None;
-        }
+    /// A bit per element of x̂, 32 columns to a word.
+    fn bits(&self, gpu: &Gpu, cx: &Device, group: &Group, d: Dims) -> Tensor {
         let words = d.n * d.k.div_ceil(32);
         let bits = Tensor::empty(cx, &[group.calls.len() * words]); // a number is as large as a word, or larger
         let mut args = group.each(|_, (_, keep)| keep.args(), || Keep::All.args()).concat();
@@ -227,7 +224,7 @@ impl DropoutLinear {
         args.extend([clock, Arg::input(self.live.as_ref()), bits_out, d.n.into(), d.k.into()]);
         let launch = Launch::grid([words.div_ceil(256).min(4096), group.calls.len(), 1], 256);
         gpu.launch("dropout_linear", "dropout_linear_bits", launch, &args);
-        Some(bits)
+        bits
     }
 
     /// Returns the bits of every group, for the backward.
@@ -243,14 +240,14 @@ impl DropoutLinear {
             let [down, across] = plan.tiles(rows, d.o);
             let sums = Tensor::empty(cx, &[plan.parts, rows, d.o]);
             let mut args = inputs.map(Arg::from).to_vec();
-            args.extend([bits_arg(bits.as_ref()), Arg::Real(group.calls[0].1.scale()), (&x[0]).into(), sums.out()]);
+            args.extend([Arg::Words(bits.address()), Arg::Real(group.calls[0].1.scale()), (&x[0]).into(), sums.out()]);
             args.extend([d.n, group.calls.len(), d.k, d.o, plan.chunk].map(Arg::from));
             args.push(gemm::math(gpu));
             let kernel = plan.kernel(["dropout_linear_fwd_small", "dropout_linear_fwd_large"]);
             gpu.launch("dropout_linear", kernel, plan.launch(gpu, [down, across, plan.parts]), &args);
             let out = y.rows(group.from * d.n, rows).out();
             linear::finish_gpu(gpu, &sums, &x[1], self.live.as_ref(), out, self.activation, d.n);
-            saved.extend(bits);
+            saved.push(bits);
         }
         saved
     }
@@ -267,11 +264,8 @@ impl DropoutLinear {
                 gpu.fill_bytes(address, 0, x[2 + i].len() * x[0].device().dtype().bytes());
             }
         }
-        let mut saved = y[1..].iter();
-        for group in self.groups() {
+        for (group, bits) in self.groups().iter().zip(&y[1..]) {
             let rows = group.calls.len() * d.n;
-            let has_bits = self.live.is_some() || group.calls.iter().any(|c| !matches!(c.1, Keep::All));
-            let bits = if has_bits { saved.next() } else { None };
             let dz = dz.rows(group.from * d.n, rows);
             let values = group.each(|_, (input, _)| &x[2 + input], || &x[2]);
             let packed = gemm::packed(&[d.k, d.o], &[&[&x[0], &dz], &values[..]].concat());
@@ -287,7 +281,7 @@ impl DropoutLinear {
             let none = || [(&x[2]).into(), Arg::Out(0), Arg::Int(0), Arg::Int(-1)];
             let mut args: Vec<Arg> = group.each(of_call, none).concat();
             args.extend([
-                bits_arg(bits),
+                Arg::Words(bits.address()),
                 Arg::Real(group.calls[0].1.scale()),
                 (&x[0]).into(),
                 (&dz).into(),
@@ -302,10 +296,6 @@ impl DropoutLinear {
             group.calls.iter().for_each(|(input, _)| inputs[*input][1] = add);
         }
     }
-}
-
-fn bits_arg(bits: Option<&Tensor>) -> Arg {
-    Arg::Words(bits.map_or(0, Tensor::address))
 }
 
 impl Op for DropoutLinear {
