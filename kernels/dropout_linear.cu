@@ -105,19 +105,17 @@ __device__ __forceinline__ void forward(Kept<Tile::PACKED> kept, const REAL* w, 
 }
 
 KERNEL __launch_bounds__(256)
-dropout_linear_fwd_small(const REAL* __restrict__ x0, const REAL* __restrict__ x1,
-                         const REAL* __restrict__ x2, const REAL* __restrict__ x3,
-                         const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w, REAL* __restrict__ sums, int images,
-                         int calls, int inputs, int outputs, int chunk, int math) {
+dropout_linear_fwd_small(const REAL* __restrict__ x0, const REAL* __restrict__ x1, const REAL* __restrict__ x2,
+                         const REAL* __restrict__ x3, const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w,
+                         REAL* __restrict__ sums, int images, int calls, int inputs, int outputs, int chunk, int math) {
     Kept<false> kept{x0, x1, x2, x3, scale, bits, images, calls, inputs, inputs};
     forward<Small>(kept, w, sums, outputs, chunk, math);
 }
 
 KERNEL __launch_bounds__(256, 2)
-dropout_linear_fwd_large(const REAL* __restrict__ x0, const REAL* __restrict__ x1,
-                         const REAL* __restrict__ x2, const REAL* __restrict__ x3,
-                         const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w, REAL* __restrict__ sums, int images,
-                         int calls, int inputs, int outputs, int chunk, int math) {
+dropout_linear_fwd_large(const REAL* __restrict__ x0, const REAL* __restrict__ x1, const REAL* __restrict__ x2,
+                         const REAL* __restrict__ x3, const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w,
+                         REAL* __restrict__ sums, int images, int calls, int inputs, int outputs, int chunk, int math) {
     Kept<true> kept{x0, x1, x2, x3, scale, bits, images, calls, inputs, inputs};
     forward<Wide>(kept, w, sums, outputs, chunk, math);
 }
@@ -158,21 +156,25 @@ __device__ __forceinline__ void backward(const Kept<Tile::PACKED>& kept, const R
     }
 }
 
-KERNEL __launch_bounds__(256)
-dropout_linear_bwd_small(const REAL* __restrict__ x0, REAL* dx0, int add0, int first0, const REAL* __restrict__ x1, REAL* dx1, int add1, int first1, const REAL* __restrict__ x2, REAL* dx2, int add2,
-                         int first2, const REAL* __restrict__ x3, REAL* dx3, int add3, int first3,
-                         const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w, const REAL* __restrict__ dz, REAL* dw,
-                         int add_dw, int images, int calls, int inputs, int outputs, int math) {
+KERNEL __launch_bounds__(256, 1)
+dropout_linear_bwd_small(const REAL* __restrict__ x0, REAL* dx0, int add0, int first0,
+                         const REAL* __restrict__ x1, REAL* dx1, int add1, int first1,
+                         const REAL* __restrict__ x2, REAL* dx2, int add2, int first2,
+                         const REAL* __restrict__ x3, REAL* dx3, int add3, int first3,
+                         const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w, const REAL* __restrict__ dz,
+                         REAL* dw, int add_dw, int images, int calls, int inputs, int outputs, int math) {
     Kept<false> kept{x0, x1, x2, x3, scale, bits, images, calls, inputs, inputs};
     backward<Small>(kept, w, dz, Input{dx0, add0, first0}, Input{dx1, add1, first1}, Input{dx2, add2, first2}, Input{dx3, add3, first3},
                     dw, add_dw, outputs, math);
 }
 
 KERNEL __launch_bounds__(256, 2)
-dropout_linear_bwd_large(const REAL* __restrict__ x0, REAL* dx0, int add0, int first0, const REAL* __restrict__ x1, REAL* dx1, int add1, int first1, const REAL* __restrict__ x2, REAL* dx2, int add2,
-                         int first2, const REAL* __restrict__ x3, REAL* dx3, int add3, int first3,
-                         const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w, const REAL* __restrict__ dz, REAL* dw,
-                         int add_dw, int images, int calls, int inputs, int outputs, int math) {
+dropout_linear_bwd_large(const REAL* __restrict__ x0, REAL* dx0, int add0, int first0,
+                         const REAL* __restrict__ x1, REAL* dx1, int add1, int first1,
+                         const REAL* __restrict__ x2, REAL* dx2, int add2, int first2,
+                         const REAL* __restrict__ x3, REAL* dx3, int add3, int first3,
+                         const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w, const REAL* __restrict__ dz,
+                         REAL* dw, int add_dw, int images, int calls, int inputs, int outputs, int math) {
     Kept<true> kept{x0, x1, x2, x3, scale, bits, images, calls, inputs, inputs};
     backward<Wide>(kept, w, dz, Input{dx0, add0, first0}, Input{dx1, add1, first1}, Input{dx2, add2, first2}, Input{dx3, add3, first3},
                     dw, add_dw, outputs, math);

@@ -9,18 +9,18 @@
 
 enum Math { F32 = 0, TF32 = 1, BF16 = 2 };  // as MathMode in src/gpu.rs
 
-// The warps (threads) of a block form SLICES (slices) groups; each multiplies its own share of a stage's inner elements.
+// A block's threads (warps, with tensor cores) form slices; each multiplies its own share of a stage's inner elements.
 struct Small {
     static constexpr bool PACKED = false;
     static constexpr int BM = 32, BN = 32, BK = 64;
-    static constexpr int TM = 4, TN = 4, slices = 4, UNROLL = 2;  // a thread's part of the tile
-    static constexpr int WARPS_M = 2, WARPS_N = 2, SLICES = 2;    // with tensor cores
+    static constexpr int TM = 4, TN = 4, THREAD_SLICES = 4, UNROLL = 2;  // a thread's part of the tile
+    static constexpr int WARPS_M = 2, WARPS_N = 2, WARP_SLICES = 2;      // how many warps share the tile
 };
 struct Large {
     static constexpr bool PACKED = true;
     static constexpr int BM = 64, BN = 128, BK = 16;
-    static constexpr int TM = 8, TN = 8, slices = 2, UNROLL = 2;  // more would need more registers than two blocks can have
-    static constexpr int WARPS_M = 2, WARPS_N = 4, SLICES = 1;
+    static constexpr int TM = 8, TN = 8, THREAD_SLICES = 2, UNROLL = 2;  // more would need more registers than two blocks can have
+    static constexpr int WARPS_M = 2, WARPS_N = 4, WARP_SLICES = 1;
 };
 
 // Distance between rows of the staged operands: 8 modulo 32, so that what a warp reads for the tensor cores lies in 32 banks.
@@ -115,7 +115,7 @@ template <class Tile, int SIDE, bool BY_K, class Source> struct Stage {
 // A thread's sums without tensor cores: TM×TN elements in squares of 4×4.
 template <class Tile> struct Scalar {
     static constexpr int M = Tile::TM / 4, N = Tile::TN / 4;
-    static constexpr int ACROSS = Tile::BN / Tile::TN, PER_SLICE = 256 / Tile::slices, slices = Tile::slices;
+    static constexpr int ACROSS = Tile::BN / Tile::TN, PER_SLICE = 256 / Tile::THREAD_SLICES, slices = Tile::THREAD_SLICES;
     REAL sum[M * 4][N * 4] = {};
 
     __device__ __forceinline__ int slice() const { return threadIdx.x / PER_SLICE; }
@@ -153,11 +153,13 @@ template <class Tile> struct Scalar {
 // changes nothing in the sum: so both types read shared memory in the same way.
 template <class Tile, int MATH> struct Warp {
     static constexpr int M = Tile::BM / Tile::WARPS_M / 16, N = Tile::BN / Tile::WARPS_N / 8;
-    static constexpr int PER_SLICE = Tile::WARPS_M * Tile::WARPS_N, slices = Tile::SLICES;
+    static constexpr int PER_SLICE = Tile::WARPS_M * Tile::WARPS_N, slices = Tile::WARP_SLICES;
     float sum[M][N][4] = {};
 
     __device__ __forceinline__ int slice() const { return threadIdx.x / WARP / PER_SLICE; }
-    __device__ __forceinline__ int row() const { return threadIdx.x / WARP % PER_SLICE / Tile::WARPS_N * (M * 16) + threadIdx.x % WARP / 4; }
+    __device__ __forceinline__ int row() const {
+        return threadIdx.x / WARP % PER_SLICE / Tile::WARPS_N * (M * 16) + threadIdx.x % WARP / 4;
+    }
     __device__ __forceinline__ int column() const { return threadIdx.x / WARP % Tile::WARPS_N * (N * 8); }
 
     // The words (side, k + lane % 4) and (side, k + lane % 4 + 4), and for bf16 those 8 further on, packed.

@@ -3,11 +3,13 @@
 // y = act(x·Wᵀ + b): x [n, inputs], w [outputs, inputs] → y [n, outputs]. Blocks: tiles of rows, tiles of outputs, parts. With
 // more than one part (each of `chunk` inputs) the sums go to y as [parts, n, outputs], for linear_finish.
 template <class Tile>
-__device__ __forceinline__ void forward(const REAL* x, const REAL* w, const REAL* b, REAL* y, int n, int inputs, int outputs, int chunk, int tanh_, int math) {
+__device__ __forceinline__ void forward(const REAL* x, const REAL* w, const REAL* b, REAL* y, int n, int inputs, int outputs, int chunk,
+                                        int tanh_, int math) {
     REAL* shared = shared_memory();
     int m = blockIdx.x * Tile::BM, o = blockIdx.y * Tile::BN, from = blockIdx.z * chunk;
     int to = from + chunk < inputs ? from + chunk : inputs;
-    product<Tile, true, true>(math, Rows<Tile::PACKED>(x, n, to, inputs), Rows<Tile::PACKED>(w, outputs, to, inputs), m, o, from, to, shared);
+    Rows<Tile::PACKED> left(x, n, to, inputs), right(w, outputs, to, inputs);
+    product<Tile, true, true>(math, left, right, m, o, from, to, shared);
     if (gridDim.z > 1) {
         REAL* part = y + (long long)blockIdx.z * n * outputs;
         write_tile<Tile>(shared, m, o, part, n, outputs, 0, [&](int, int, REAL sum) { return sum; });

@@ -12,7 +12,7 @@ pub(crate) struct Plan {
     large: bool,
     /// Parts of the inner dimension, each of `chunk` elements but the last.
     pub parts: usize,
-    /// A multiple of what a kernel stages at once.
+    /// A multiple of 16.
     pub chunk: usize,
 }
 
