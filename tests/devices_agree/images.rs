@@ -28,10 +28,11 @@ const MAPS: [[f64; 6]; 8] = [
 
 fn sampling(h: usize, w: usize, live: bool) -> Case {
     let n = MAPS.len();
-    let case = Case::new(format!("stn {h}x{w}{}", if live { ", some not live" } else { "" }), &[&[n, h, w], &[n, 6]], {
-        |_, x, constants| x[0].stn(x[1], constants.first())
-    })
-    .with_input(1, MAPS.concat());
+    let case =
+        Case::new(format!("stn {h}x{w}{}", if live { ", some not live" } else { "" }), &[&[n, h, w], &[n, 6]], {
+            |_, x, constants| x[0].stn(x[1], constants.first())
+        })
+        .with_input(1, MAPS.concat());
     if live { case.with_constant(&[n, 1], mask(n, 3)) } else { case }
 }
 
@@ -54,17 +55,21 @@ fn likelihoods() -> Vec<Case> {
         })
         .with_constant(&shape, uniform(5, &shape, 0.0, 1.0))
     };
-    let ratio = Case::new("residual_ratio", &[&[1]], |tape, _, constants| {
-        tape.constant(residual_ratio(&constants[0], &constants[1]))
-    });
-    let mut image = uniform(6, &shape, 0.0, 1.0);
-    image[63..3 * 63].fill(0.0); // two empty images, one of which has nothing left to draw
-    let mut residual = uniform(7, &shape, -0.3, 1.0);
-    residual[2 * 63..3 * 63].fill(0.0);
+    let ratio = |name: &str, residual: Vec<f64>, image: Vec<f64>| {
+        Case::new(name, &[&[1]], |tape, _, constants| tape.constant(residual_ratio(&constants[0], &constants[1])))
+            .with_constant(&shape, residual)
+            .with_constant(&shape, image)
+    };
+    let (image, residual) = (uniform(6, &shape, 0.0, 1.0), uniform(7, &shape, -0.3, 1.0));
+    // Two empty images, one of which has nothing left to draw.
+    let (mut some_empty, mut some_drawn) = (image.clone(), residual.clone());
+    some_empty[63..3 * 63].fill(0.0);
+    some_drawn[2 * 63..3 * 63].fill(0.0);
     vec![
         of(Likelihood::Laplace, 5),
         of(Likelihood::Normal, 20),
-        ratio.with_constant(&shape, residual).with_constant(&shape, image),
+        ratio("residual_ratio", residual, image),
+        ratio("residual_ratio, empty images", some_drawn, some_empty),
     ]
 }
 
