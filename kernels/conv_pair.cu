@@ -297,12 +297,14 @@ __device__ __forceinline__ void second_gradients(const Sizes& s, const REAL* x, 
     // The sums of the warps, by halves; what is left goes out through shared memory too.
     for (int active = strips; active > 1; active = (active + 1) / 2) {
         int half = (active + 1) / 2;
+        REAL* mine = pixels + (warp - half) * OUTS * INS * 9 + lane;
         if (warp >= half && warp < active) {
-            for (int i = 0; i < 36; i++) pixels[((warp - half) * 36 + i) * WARP + lane] = sum[i / 9][i % 9];
+            for (int i = 0; i < 36; i++) mine[i * WARP] = sum[i / 9][i % 9];
         }
         __syncthreads();
+        const REAL* other = pixels + warp * OUTS * INS * 9 + lane;
         if (warp + half < active) {
-            for (int i = 0; i < 36; i++) sum[i / 9][i % 9] += pixels[(warp * 36 + i) * WARP + lane];
+            for (int i = 0; i < 36; i++) sum[i / 9][i % 9] += other[i * WARP];
         }
         __syncthreads();
     }
@@ -411,7 +413,7 @@ __device__ __forceinline__ void input_gradients(const Sizes& s, const REAL* x, c
             if (active) convolve<IN_STEP>(z2 + row * 8 * ROW + column, least(8, s.c2 - o0), second, sum);
             __syncthreads();  // z₂ and its weights are read
         }
-        for (int i = threadIdx.x; i < (band + 2) * INS * Z1_ROW; i += blockDim.x) z1[i] = 0;
+        for (int i = threadIdx.x; i < (band + 2) * INS * Z1_ROW / 4; i += blockDim.x) ((Four*)z1)[i] = Four{};
         __syncthreads();
         if (active) {
             REAL* to = z1 + (patch.z_top - patch.top + 2 + row) * INS * Z1_ROW + patch.z_left - patch.left + 4 + column;

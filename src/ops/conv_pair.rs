@@ -408,6 +408,10 @@ const Z1_ROW: usize = 60;
 
 /// The launch of conv_pair_fwd, the rows per block and the strips per row.
 fn forward_launch(gpu: &Gpu, d: &Dims) -> (Launch, usize, usize) {
+    assert!(
+        d.features().max(d.h * d.w) <= i32::MAX as usize,
+        "conv_pair: an image or its features exceed 2^31 elements"
+    );
     let (height, strips) = (d.h - 4, (d.w - 4).div_ceil(STRIP));
     let band = height.div_ceil(height.div_ceil(12));
     let strips = strips.div_ceil(strips.div_ceil(12));

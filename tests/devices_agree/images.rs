@@ -3,9 +3,16 @@
 use super::{Case, mask, normal, uniform};
 use dood::ops::{Angle, Likelihood, residual_ratio};
 
-/// Sizes N, H, W, C₁, C₂: one tile, several tiles of rows and columns, channels in several chunks.
-const CONVOLUTIONS: [[usize; 5]; 6] =
-    [[3, 9, 9, 8, 16], [2, 5, 7, 3, 5], [1, 20, 22, 8, 16], [1, 50, 6, 2, 3], [1, 7, 61, 2, 9], [1, 8, 9, 11, 18]];
+/// Sizes N, H, W, C₁, C₂: one tile, several tiles of rows and columns, channels in several chunks, several tiles for one block.
+const CONVOLUTIONS: [[usize; 5]; 7] = [
+    [3, 9, 9, 8, 16],
+    [2, 5, 7, 3, 5],
+    [1, 20, 22, 8, 16],
+    [1, 50, 6, 2, 3],
+    [1, 7, 61, 2, 9],
+    [1, 8, 9, 11, 18],
+    [128, 18, 5, 1, 2],
+];
 
 fn convolution([n, h, w, c1, c2]: [usize; 5]) -> Case {
     let shapes: [&[usize]; 5] = [&[n, h, w], &[c1, 1, 3, 3], &[c1], &[c2, c1, 3, 3], &[c2]];
@@ -34,6 +41,18 @@ fn sampling(h: usize, w: usize, live: bool) -> Case {
         })
         .with_input(1, MAPS.concat());
     if live { case.with_constant(&[n, 1], mask(n, 3)) } else { case }
+}
+
+fn of_images_without_gradient() -> [Case; 2] {
+    let shapes: [&[usize]; 4] = [&[4, 1, 3, 3], &[4], &[6, 4, 3, 3], &[6]];
+    let convolution = Case::new("conv_pair of given images", &shapes, |tape, x, constants| {
+        tape.constant(constants[0].clone()).conv_pair(x[0], x[1], x[2], x[3], None)
+    });
+    let sampling = Case::new("stn of given images", &[&[8, 6]], |tape, x, constants| {
+        tape.constant(constants[0].clone()).stn(x[0], None)
+    })
+    .with_input(0, MAPS.concat());
+    [convolution, sampling].map(|case| case.with_constant(&[8, 7, 8], normal(4, &[8, 7, 8], 0.0, 1.0)))
 }
 
 fn affines() -> Vec<Case> {
@@ -77,6 +96,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = CONVOLUTIONS.map(convolution).into();
     cases.push(convolution([3, 8, 8, 3, 4]).with_constant(&[3], mask(3, 3)));
     cases.extend([sampling(9, 9, false), sampling(5, 23, true), sampling(18, 1, false)]);
+    cases.extend(of_images_without_gradient());
     cases.extend(affines());
     cases.extend(likelihoods());
     cases
