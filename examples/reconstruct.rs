@@ -2,7 +2,7 @@
 
 use clap::{Parser, ValueEnum};
 use dood::{
-    Device, Error, Result, checkpoint,
+    Device, Error, MathMode, Result, checkpoint,
     data::{self, Source},
     reconstruct::{Summary, reconstruct, write_png, write_svg},
     rng::Rng,
@@ -51,9 +51,12 @@ struct Arguments {
     /// Key of the random numbers
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Where to compute: auto, cpu or cuda
+    /// Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:1 and so on
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Matrix products on a GPU: f32, or rounded to tf32 or bf16 for the tensor cores, which is faster
+    #[arg(long, default_value = "f32", value_name = "MODE")]
+    math: MathMode,
     /// CPU threads; results do not depend on their number [default: all]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,

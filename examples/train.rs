@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use dood::{
-    Device, Result,
+    Device, MathMode, Result,
     data::Source,
     ops::Placement,
     train::{self, Options, Outcome, Preset},
@@ -74,9 +74,12 @@ struct Arguments {
     /// Particles of the bound on log p(x) estimated at the end, 0 for none [default: 20, paper 200]
     #[arg(long, value_name = "PARTICLES")]
     iwae: Option<usize>,
-    /// Where to compute: auto, cpu or cuda
+    /// Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:1 and so on
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Matrix products on a GPU: f32, or rounded to tf32 or bf16 for the tensor cores, which is faster
+    #[arg(long, default_value = "f32", value_name = "MODE")]
+    math: MathMode,
     /// CPU threads; results do not depend on their number [default: all]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,

@@ -34,11 +34,11 @@ KERNEL __launch_bounds__(256) normal(REAL* y, u64 seed, u64 step, const unsigned
 
 // ---- The batch ----------------------------------------------------------------------------------------------------------
 
-// Image `order[(update mod epoch)·batch + row]` of the data set, as numbers in [0, 1]: y [batch, pixels].
+// Image `order[(update mod epoch)·batch + row]` of the data set, as numbers in [0, 1]: y [rows, pixels].
 KERNEL __launch_bounds__(256) gather(const unsigned char* images, const unsigned* order, REAL* y, u64 update, const unsigned* clock,
-                                     unsigned per_epoch, int batch, int pixels) {
+                                     unsigned per_epoch, int batch, int rows, int pixels) {
     long long from = (long long)(clock_step(update, clock) % per_epoch) * batch;
-    long long n = (long long)batch * pixels;
+    long long n = (long long)rows * pixels;
     for (long long i = first_element(); i < n; i += element_stride()) {
         long long image = order[from + i / pixels];
         y[i] = (REAL)((float)images[image * pixels + i % pixels] / 255.0f);
@@ -72,8 +72,8 @@ KERNEL __launch_bounds__(256) adam(const REAL* g, const REAL* healthy, REAL* p, 
 }
 
 // One row of the report, ring[(update mod rows)·12 ..], and whether the step may change anything: healthy [1] becomes 0 with the
-// first loss or gradient that is not finite, and stays 0. Sums over the batch, and over [T, B] where a tensor has steps.
-// totals [11, T·B] in the order of the report's first parts; squares [parts] of the gradient.
+// first loss or gradient that is not finite, and stays 0. loss [1]; squares [parts] of the gradient; per_image [4, B] and per_step
+// [9, T, B] as listed below. One block.
 KERNEL __launch_bounds__(256) report(const REAL* loss, const REAL* squares, const REAL* per_image, const REAL* per_step, REAL* ring,
                                      REAL* healthy, int parts, int images, int steps, u64 update, const unsigned* clock, unsigned rows) {
     REAL* row = ring + (clock_step(update, clock) % rows) * 12;

@@ -83,7 +83,11 @@ impl Entry {
         match &self.content {
             Content::Count(value) => out.write_all(&(*value as i64).to_le_bytes()),
             Content::Values(values) => {
-                on_device!(values.device(), T => out.write_all(bytemuck::cast_slice(values.slice::<T>())))
+                on_device!(
+                    values.device(),
+                    T => out.write_all(bytemuck::cast_slice(values.slice::<T>())),
+                    _gpu => out.write_all(&values.bytes())
+                )
             }
         }
     }
@@ -197,7 +201,11 @@ impl<'a> Checkpoint<'a> {
         self.check(builder.specs(), &[""], true)?;
         let mut params = builder.build(device);
         let specs = params.specs().to_vec();
-        on_device!(device, T => self.fill("", &specs, params.slab_mut::<T>()))?;
+        on_device!(
+            device,
+            T => self.fill("", &specs, params.slab_mut::<T>()),
+            _gpu => self.send("", &specs, params.slab())
+        )?;
         Ok((model, params))
     }
 
@@ -210,7 +218,12 @@ impl<'a> Checkpoint<'a> {
         let device = params.device();
         let moments = ["adam.m.", "adam.v."].map(|prefix| {
             let mut slab = Tensor::zeros(device, params.slab().shape());
-            on_device!(device, T => self.fill(prefix, params.specs(), slab.slice_mut::<T>())).map(|()| slab)
+            on_device!(
+                device,
+                T => self.fill(prefix, params.specs(), slab.slice_mut::<T>()),
+                _gpu => self.send(prefix, params.specs(), &slab)
+            )
+            .map(|()| slab)
         });
         let [m, v] = moments;
         let count = |name: &str| {
@@ -218,13 +231,19 @@ impl<'a> Checkpoint<'a> {
             u64::try_from(i64::from_le_bytes(bytes)).map_err(|_| self.fail(&format!("{name} is negative")))
         };
         adam.restore(m?, v?, count("adam.step")?);
-        let statistics = on_device!(device, T => {
-            let mut statistics = [T::ZERO; 2];
-            self.read("nvil.mean", &mut statistics[..1])?;
-            self.read("nvil.var", &mut statistics[1..])?;
-            Tensor::from_vec(device, &[2], statistics.to_vec())
-        });
+        let mut statistics = [0.0; 2];
+        self.read("nvil.mean", &mut statistics[..1])?;
+        self.read("nvil.var", &mut statistics[1..])?;
+        let statistics = Tensor::from_f64(device, &[2], &statistics);
         Ok(Running { statistics, iteration: count("iteration")? })
+    }
+
+    /// Fills a slab on the GPU, by way of the host.
+    fn send(&self, prefix: &str, specs: &[Spec], slab: &Tensor) -> Result<()> {
+        let mut values = vec![0.0f64; slab.len()];
+        self.fill(prefix, specs, &mut values)?;
+        slab.send(values.into_iter());
+        slab.device().check()
     }
 
     /// What is wrong with this file, as an error that names it.

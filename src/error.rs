@@ -31,8 +31,8 @@ pub enum Error {
     Device(String),
     /// Device memory ran out.
     #[error(
-        "out of GPU memory: the op {op} asked for {} more, {} of {} are free and the current step holds {}; use a smaller batch",
-        mebibytes(*asked), mebibytes(*free), mebibytes(*total), mebibytes(*held)
+        "out of GPU memory: the op {op} asked for {} more, {} of {} are free and the current step holds {}; {}",
+        mebibytes(*asked), mebibytes(*free), mebibytes(*total), mebibytes(*held), batch_advice(*fitting)
     )]
     DeviceMemory {
         /// What asked for it.
@@ -45,6 +45,8 @@ pub enum Error {
         total: usize,
         /// Bytes that the current step holds.
         held: usize,
+        /// Images per batch that would fit, where that is known.
+        fitting: Option<usize>,
     },
     /// A download that failed.
     #[error("{0}")]
@@ -52,6 +54,14 @@ pub enum Error {
     /// A value that is not finite appeared during training.
     #[error("{0}")]
     NotFinite(String),
+}
+
+fn batch_advice(fitting: Option<usize>) -> String {
+    match fitting {
+        Some(0) => "not even one image fits".into(),
+        Some(images) => format!("a batch of {images} images would fit (--batch {images})"),
+        None => "use a smaller batch".into(),
+    }
 }
 
 fn mebibytes(bytes: usize) -> String {

@@ -207,7 +207,7 @@ impl Gpu {
     fn out_of_memory(&self, op: &'static str, asked: usize) -> Error {
         let (free, total) = result::mem_get_info().unwrap_or((0, 0));
         let held = self.arena_bytes();
-        Error::DeviceMemory { op, asked, free, total, held }
+        Error::DeviceMemory { op, asked, free, total, held, fitting: None }
     }
 
     /// Device memory of a failed step: what it asked for so far, whether or not it got it, and what there was to have.

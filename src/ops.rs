@@ -76,7 +76,12 @@ pub(crate) fn live_rows(live: Option<&Tensor>, n: usize) -> Vec<bool> {
         None => vec![true; n],
         Some(live) => {
             assert_eq!(live.len(), n, "one entry of `live` per row");
-            crate::device::on_device!(live.device(), T => live.slice::<T>().iter().map(|&x| x != <T as crate::real::Real>::ZERO).collect())
+            // On a GPU only profiles ask for this; kernels look for themselves.
+            crate::device::on_device!(
+                live.device(),
+                T => live.slice::<T>().iter().map(|&x| x != <T as crate::real::Real>::ZERO).collect(),
+                _gpu => live.to_f64().iter().map(|&x| x != 0.0).collect()
+            )
         }
     }
 }

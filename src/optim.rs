@@ -34,6 +34,11 @@ impl Adam {
         self.step
     }
 
+    /// Says how many updates were made, where a device counts them itself.
+    pub(crate) fn set_steps(&mut self, steps: u64) {
+        self.step = steps;
+    }
+
     /// First and second moments, laid out like [`Params::slab`].
     pub fn moments(&self) -> [&Tensor; 2] {
         [&self.m, &self.v]

@@ -27,6 +27,11 @@ struct Line {
 /// A running clock, or nothing when profiling is off.
 pub(crate) struct Timer<'a>(Option<(Instant, &'a Device)>);
 
+/// Whether ops are timed.
+pub(crate) fn is_on() -> bool {
+    *ON
+}
+
 /// Profiling waits for a GPU before and after each op, so the sum is more than what a step takes.
 pub(crate) fn start(device: &Device) -> Timer<'_> {
     Timer(ON.then(|| {

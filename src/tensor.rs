@@ -214,7 +214,7 @@ impl Tensor {
     }
 
     /// The bytes of a tensor on the GPU. Waits for the device.
-    fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len() * self.device.dtype().bytes()];
         self.device.gpu().expect("a tensor on the GPU").read(self.address(), &mut bytes);
         bytes

@@ -4,6 +4,7 @@
 //! dropout from (seed, step). So a run is reproducible to the bit from its seed, with any number of threads, and a resumed run is
 //! equal to one that never stopped.
 
+mod captured;
 mod run;
 
 pub use run::{Options, Outcome, run};
@@ -125,6 +126,7 @@ pub struct Trainer {
     order: (u64, Vec<u32>),
     /// The newest file that holds this run.
     saved: RefCell<Option<PathBuf>>,
+    on_gpu: Option<captured::OnGpu>,
 }
 
 /// Numbers of one update: means over the batch, in nats where they are densities.
@@ -185,6 +187,23 @@ impl Report {
             self.score_term,
             self.gradient_norm,
         ]
+    }
+
+    /// The numbers in the order of [`Report::NAMES`].
+    fn of_values(v: &[f32]) -> Self {
+        Report {
+            loss: v[0],
+            elbo: v[1],
+            log_likelihood: v[2],
+            kl_onoff: v[3],
+            kl_layout: v[4],
+            kl_stroke: v[5],
+            strokes: v[6],
+            onoff_probability: v[7],
+            baseline_term: v[8],
+            score_term: v[9],
+            gradient_norm: v[10],
+        }
     }
 
     fn new(loss: &Loss, steps: &[Step], gradient_norm: f64) -> Self {
@@ -261,7 +280,18 @@ impl Trainer {
         images: Images,
     ) -> Self {
         let (grads, order) = (Grads::zeros(&params), (u64::MAX, vec![]));
-        Trainer { model, params, grads, adam, running, settings, images, order, saved: RefCell::default() }
+        Trainer {
+            model,
+            params,
+            grads,
+            adam,
+            running,
+            settings,
+            images,
+            order,
+            saved: RefCell::default(),
+            on_gpu: None,
+        }
     }
 
     /// The networks.
@@ -291,6 +321,7 @@ impl Trainer {
 
     /// Writes a checkpoint of this moment.
     pub fn save(&self, path: &Path) -> Result<()> {
+        self.params.device().check()?;
         let settings = serde_json::to_value(&self.settings).expect("plain data can be written as JSON");
         let progress = Progress { adam: &self.adam, running: &self.running, settings: &settings };
         checkpoint::save(path, &self.model.config, &self.params, Some(&progress))?;
@@ -303,6 +334,10 @@ impl Trainer {
     /// # Errors
     /// [`Error::NotFinite`] with the name of the op, if the loss or a gradient is not finite; nothing is changed then.
     pub fn step(&mut self) -> Result<Report> {
+        Ok(self.run_steps(1)?.remove(0))
+    }
+
+    fn step_on_host(&mut self) -> Result<Report> {
         let chosen = self.next_images().to_vec();
         let x = pixels(&self.images, chosen.into_iter().map(|i| i as usize), self.params.device());
         let rng = Rng::new(self.settings.seed, self.running.iteration);

@@ -71,6 +71,8 @@ const KEEP: usize = 3;
 const PICTURED: usize = 12;
 /// Images of the bound at the end.
 const MEASURED: usize = 64;
+/// Updates between two looks at Ctrl-C and the bar, on a GPU.
+const MOST_AT_ONCE: u64 = 100;
 /// Without a terminal, a line of progress appears this often.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -273,13 +275,28 @@ impl Run {
         self.pictures()?;
         self.progress.clear();
         self.summary(iwae);
+        self.trainer.params().device().check()?;
         Ok(Outcome::Finished)
     }
 
+    /// The updates up to the next one after which something is written. On the CPU one at a time, as each takes a while.
+    fn steps(&self) -> usize {
+        let (done, settings) = (self.trainer.updates(), self.trainer.settings());
+        if self.trainer.params().device() == &Device::cpu() || done == 0 {
+            return 1;
+        }
+        let every = [settings.log_every, settings.checkpoint_every, settings.picture_every];
+        let next = every.map(|every| (done / every + 1) * every).into_iter().min().expect("three");
+        (next.min(settings.steps) - done).min(MOST_AT_ONCE) as usize
+    }
+
     fn step(&mut self) -> Result<()> {
-        let report = self.trainer.step()?;
+        let reports = self.trainer.run_steps(self.steps())?;
         let (step, settings) = (self.trainer.updates(), self.trainer.settings().clone());
-        self.progress.step(step, &report);
+        for (report, step) in reports.iter().zip(step + 1 - reports.len() as u64..) {
+            self.progress.step(step, report, reports.len());
+        }
+        let report = reports.last().expect("at least one step");
         if step == 1 || step.is_multiple_of(settings.log_every) {
             let rate = self.progress.images_per_s();
             self.metrics.log(step, &[&report.values()[..], &[rate]].concat())?;
@@ -312,6 +329,7 @@ impl Run {
     fn pictures(&mut self) -> Result<()> {
         let step = self.trainer.updates();
         let drawn = reconstruct(self.trainer.model(), self.trainer.params(), &self.pictured, 1, self.rng());
+        self.trainer.params().device().check()?;
         let history = self.folder.join("history");
         files::create_folder(&history)?;
         write_pictures(&self.folder.join("reconstruction"), &drawn)?;
@@ -333,12 +351,15 @@ impl Run {
     fn describe(&self) -> String {
         let (settings, config) = (self.trainer.settings(), &self.trainer.model().config);
         format!(
-            "{}: {:.1} million parameters, {} images of {side}x{side} pixels in batches of {}, {} threads.\nResults go to {}.",
+            "{}: {:.1} million parameters, {} images of {side}x{side} pixels in batches of {}, {}.\nResults go to {}.",
             self.name(),
             self.trainer.params().values() as f64 / 1e6,
             settings.images,
             settings.batch,
-            rayon::current_num_threads(),
+            match self.trainer.params().device() {
+                device if *device == Device::cpu() => format!("{} threads", rayon::current_num_threads()),
+                device => device.to_string(),
+            },
             self.folder.display(),
             side = config.image,
         )
@@ -412,6 +433,9 @@ struct Progress {
     began: Instant,
     first: u64,
     last_step: Instant,
+    /// Steps still to be shown of those that were made at once, and how long each took.
+    together: usize,
+    seconds_each: f64,
     last_line: Option<Instant>,
     seconds_per_step: f64,
     smooth: [f64; 3],
@@ -434,6 +458,8 @@ impl Progress {
             began: now,
             first,
             last_step: now,
+            together: 0,
+            seconds_each: 0.0,
             last_line: None,
             seconds_per_step: 0.0,
             smooth: [0.0; 3],
@@ -441,9 +467,15 @@ impl Progress {
     }
 
     /// Shows exponential averages over about 20 steps.
-    fn step(&mut self, step: u64, report: &Report) {
-        let seconds = self.last_step.elapsed().as_secs_f64();
-        self.last_step = Instant::now();
+    ///
+    /// `together`: how many steps were made since the host last looked; the first of them tells how long they took.
+    fn step(&mut self, step: u64, report: &Report, together: usize) {
+        if self.together == 0 {
+            (self.together, self.seconds_each) = (together, self.last_step.elapsed().as_secs_f64() / together as f64);
+            self.last_step = Instant::now();
+        }
+        self.together -= 1;
+        let seconds = self.seconds_each;
         let weight = (1.0 / (step - self.first) as f64).max(0.05);
         let update = |old: &mut f64, new: f64| *old += weight * (new - *old);
         update(&mut self.seconds_per_step, seconds);

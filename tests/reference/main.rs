@@ -3,11 +3,15 @@
 //! `DOOD_FIXTURES` names the folder (default `tests/fixtures`); sizes, seeds and variants come from the files themselves.
 //! The error of a tensor is its largest absolute difference divided by the largest absolute entry of the stored tensor.
 
+#[cfg(unix)]
+#[path = "../common/stand_in.rs"]
+mod stand_in;
+
 mod file;
 mod ops;
 mod steps;
 
-use dood::Device;
+use dood::{DType, Device, MathMode};
 use file::Fixture;
 use std::path::PathBuf;
 
@@ -69,8 +73,8 @@ fn folder() -> PathBuf {
     std::env::var_os("DOOD_FIXTURES").map_or_else(|| PathBuf::from("tests/fixtures"), PathBuf::from)
 }
 
-#[test]
-fn every_fixture_is_reproduced() {
+/// The fixtures of `wanted` kinds, on devices of both precisions: that of the first within 1e-9.
+fn reproduce(devices: [Device; 2], wanted: impl Fn(&str, &str) -> bool) {
     let folder = folder();
     let listing = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("cannot list {}: {e}", folder.display()));
     let mut paths: Vec<PathBuf> = listing.map(|entry| entry.unwrap().path()).filter(|p| p.is_file()).collect();
@@ -86,19 +90,29 @@ fn every_fixture_is_reproduced() {
                 continue;
             }
         };
-        for (device, limit) in [(Device::cpu_f64(), Some(DOUBLE)), (Device::cpu(), None)] {
-            let mut tally = Tally::default();
+        for (device, limit) in devices.iter().zip([Some(DOUBLE), None]) {
             let precision = if limit.is_some() { "f64" } else { "f32" };
+            if !wanted(fixture.kind(), precision) {
+                continue;
+            }
+            let began = std::time::Instant::now();
+            let mut tally = Tally::default();
             let done = match fixture.kind() {
-                "ops" => ops::compare(&fixture, &device, limit.unwrap_or(OPS), &mut tally),
-                "step" | "iwae" => steps::compare(&fixture, &device, limit.unwrap_or(TINY), &mut tally),
-                "step_paper" => steps::compare(&fixture, &device, limit.unwrap_or(PAPER), &mut tally),
+                "ops" => ops::compare(&fixture, device, limit.unwrap_or(OPS), &mut tally),
+                "step" | "iwae" => steps::compare(&fixture, device, limit.unwrap_or(TINY), &mut tally),
+                "step_paper" => steps::compare(&fixture, device, limit.unwrap_or(PAPER), &mut tally),
                 kind => Err(format!("unknown kind {kind:?}")),
             };
+            if let Err(why) = device.check() {
+                tally.failures.push(why.to_string());
+            }
             match done {
                 Ok(()) => println!(
-                    "{name:32} {precision} {:4} tensors, worst error {:.1e} ({})",
-                    tally.compared, tally.worst.0, tally.worst.1
+                    "{name:32} {precision} {:4} tensors, worst error {:.1e} ({}), {:.1} s",
+                    tally.compared,
+                    tally.worst.0,
+                    tally.worst.1,
+                    began.elapsed().as_secs_f64()
                 ),
                 Err(why) if why.starts_with("not yet") => println!("{name:32} {precision} {why}"),
                 Err(why) => tally.failures.push(why),
@@ -110,4 +124,26 @@ fn every_fixture_is_reproduced() {
     println!("{total} tensors compared in {} files", paths.len());
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
     assert!(total > 0, "nothing was compared");
+}
+
+#[test]
+fn every_fixture_is_reproduced() {
+    reproduce([Device::cpu_f64(), Device::cpu()], |_, _| true);
+}
+
+/// The same through the kernels: all of it on a GPU; on the stand-in the steps at the paper's sizes take minutes, so they are left out
+/// unless `DOOD_PAPER_FIXTURES=1`.
+#[cfg(unix)]
+#[test]
+fn every_fixture_is_reproduced_by_the_kernels() {
+    if let Err(why) = stand_in::install() {
+        return println!("{why}");
+    }
+    let _alone = stand_in::alone();
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels");
+    // SAFETY: the other test of this binary does not look at the environment at this moment but for `DOOD_FIXTURES`.
+    unsafe { std::env::set_var("DOOD_CACHE", folder) };
+    let all = !stand_in::is_stand_in() || std::env::var_os("DOOD_PAPER_FIXTURES").is_some();
+    let device = |dtype| Device::cuda(0, dtype, MathMode::F32).unwrap_or_else(|e| panic!("{e}"));
+    reproduce([device(DType::F64), device(DType::F32)], |kind, _| all || kind != "step_paper");
 }

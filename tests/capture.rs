@@ -1,0 +1,198 @@
+//! Training on a GPU: the captured step equals the one that runs op by op, bit for bit, and both follow the CPU.
+#![cfg(unix)]
+
+#[path = "common/stand_in.rs"]
+mod stand_in;
+
+use dood::{
+    DType, Device, Error, MathMode,
+    checkpoint::Checkpoint,
+    data::{Images, Source, synthetic},
+    model::Config,
+    ops::Placement,
+    train::{Preset, Report, Settings, Trainer},
+};
+use std::path::Path;
+
+fn tiny(placement: Placement) -> Config {
+    Config {
+        image: 16,
+        conv1: 2,
+        conv2: 3,
+        features: 16,
+        hidden: 16,
+        points: 4,
+        samples: 20,
+        components: 3,
+        strokes: 3,
+        baseline_hidden: 16,
+        ..Config::paper(placement)
+    }
+}
+
+fn settings() -> Settings {
+    Settings { batch: 4, seed: 3, rates: [1e-3; 3], ..Preset::Quick.settings(&Source::Synthetic) }
+}
+
+/// Epochs of five whole batches and a partial one.
+fn images() -> Images {
+    synthetic::draw(22, 16, 5)
+}
+
+fn trainer(device: &Device, placement: Placement) -> Trainer {
+    Trainer::new(&tiny(placement), settings(), images(), device).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn prepare() -> Option<stand_in::Alone> {
+    if let Err(why) = stand_in::install() {
+        println!("{why}");
+        return None;
+    }
+    let alone = stand_in::alone();
+    // SAFETY: the other tests of this binary wait for `alone`.
+    unsafe { std::env::set_var("DOOD_CACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels")) };
+    Some(alone)
+}
+
+fn cuda(dtype: DType) -> Device {
+    Device::cuda(0, dtype, MathMode::F32).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// Parameters and reports after `n` updates, asked for in pieces of `at_once`.
+fn train(device: &Device, placement: Placement, n: usize, at_once: usize, capture: bool) -> (Vec<f32>, Vec<Report>) {
+    let mut trainer = trainer(device, placement);
+    trainer.set_capture(capture).unwrap();
+    let mut reports = vec![];
+    while reports.len() < n {
+        reports.extend(trainer.run_steps(at_once.min(n - reports.len())).unwrap_or_else(|e| panic!("{e}")));
+    }
+    assert_eq!(trainer.updates(), n as u64);
+    (trainer.params().slab().to_f32(), reports)
+}
+
+#[test]
+fn a_replayed_step_equals_the_eager_one_bit_for_bit() {
+    let Some(_alone) = prepare() else { return };
+    for placement in [Placement::Warp, Placement::Points] {
+        let eager = train(&cuda(DType::F32), placement, 14, 1, false);
+        for (at_once, order) in [(14, "forward"), (5, "random:3")] {
+            stand_in::set_order(order);
+            let captured = train(&cuda(DType::F32), placement, 14, at_once, true);
+            assert_eq!(bits(&eager.0), bits(&captured.0), "{placement:?}: parameters after 14 updates");
+            assert_eq!(eager.1, captured.1, "{placement:?}: reports");
+        }
+        // Every update has other images and other noise.
+        for (i, one) in eager.1.iter().enumerate() {
+            assert!(eager.1[..i].iter().all(|other| other.loss != one.loss));
+        }
+    }
+}
+
+#[test]
+fn training_on_the_gpu_follows_the_cpu() {
+    let Some(_alone) = prepare() else { return };
+    let close = |a: &[f32], b: &[f32], limit: f32, what: &str| {
+        let size = b.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+        let off = a.iter().zip(b).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(off <= limit * size, "{what} are off by {:.1e}", off / size);
+    };
+    for (gpu, cpu, limit) in [(DType::F64, Device::cpu_f64(), 1e-5), (DType::F32, Device::cpu(), 2e-3)] {
+        let (on_gpu, on_cpu) =
+            (train(&cuda(gpu), Placement::Warp, 8, 8, true), train(&cpu, Placement::Warp, 8, 1, true));
+        close(&on_gpu.0, &on_cpu.0, limit, "parameters");
+        for (a, b) in on_gpu.1.iter().zip(&on_cpu.1) {
+            close(&a.values(), &b.values(), limit, "reports");
+        }
+    }
+}
+
+#[test]
+fn noise_drawn_on_the_gpu_is_that_of_the_cpu_and_changes_from_replay_to_replay() {
+    let Some(_alone) = prepare() else { return };
+    use dood::rng::{Rng, Stream};
+    let (gpu, cpu) = (cuda(DType::F32), Device::cpu());
+    for step in [0, 5, 1 << 40] {
+        let rng = Rng::new(77, step);
+        assert_eq!(
+            rng.uniform_tensor(&gpu, Stream(3), &[1001]).to_f32(),
+            rng.uniform_tensor(&cpu, Stream(3), &[1001]).to_f32()
+        );
+        let (a, b) = (
+            rng.normal_tensor(&gpu, Stream(3), &[1001]).to_f32(),
+            rng.normal_tensor(&cpu, Stream(3), &[1001]).to_f32(),
+        );
+        assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs().max(1.0)));
+    }
+}
+
+#[test]
+fn memory_is_flat_from_the_second_step_on() {
+    let Some(_alone) = prepare() else { return };
+    let device = cuda(DType::F32);
+    let mut trainer = trainer(&device, Placement::Warp);
+    trainer.set_capture(false).unwrap();
+    trainer.run_steps(2).unwrap();
+    let (held, launched) = (device.step_memory(), device.launches());
+    trainer.run_steps(1).unwrap();
+    println!("{} kernels per step", device.launches() - launched);
+    trainer.run_steps(9).unwrap();
+    assert!(held > 0);
+    assert_eq!(device.step_memory(), held);
+}
+
+#[test]
+fn a_resumed_run_equals_one_that_never_stopped() {
+    let Some(_alone) = prepare() else { return };
+    let device = cuda(DType::F32);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("half.safetensors");
+    let mut first = trainer(&device, Placement::Warp);
+    first.run_steps(5).unwrap();
+    first.save(&path).unwrap();
+    first.run_steps(4).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let checkpoint = Checkpoint::parse(&bytes, "half").unwrap();
+    let mut second = Trainer::resume(&checkpoint, images(), &device, |_| {}).unwrap();
+    second.run_steps(4).unwrap();
+    assert_eq!(bits(&first.params().slab().to_f32()), bits(&second.params().slab().to_f32()));
+}
+
+#[test]
+fn a_value_that_is_not_finite_stops_training_and_changes_nothing() {
+    let Some(_alone) = prepare() else { return };
+    let mut trainer = trainer(&cuda(DType::F32), Placement::Warp);
+    trainer.run_steps(4).unwrap();
+    let id = trainer.params().find("pen.linear0.bias").unwrap();
+    let n = trainer.params().get(id).len();
+    trainer.params_mut().set(id, &vec![f64::NAN; n]);
+    let before = bits(&trainer.params().slab().to_f32());
+    let error = trainer.run_steps(3).unwrap_err();
+    assert!(matches!(error, Error::NotFinite(_)), "{error}");
+    assert!(error.to_string().contains("pen.linear0.bias") && error.to_string().contains("step 5"), "{error}");
+    assert_eq!(trainer.updates(), 4);
+    assert_eq!(bits(&trainer.params().slab().to_f32()), before);
+}
+
+#[test]
+fn a_batch_that_does_not_fit_is_refused_with_one_that_does() {
+    let Some(_alone) = prepare() else { return };
+    if !stand_in::is_stand_in() {
+        return println!("skipped: a real GPU has more memory than this test fills");
+    }
+    stand_in::set("memory", &(70 << 20).to_string());
+    let settings = Settings { batch: 3000, ..settings() };
+    let mut trainer =
+        Trainer::new(&tiny(Placement::Warp), settings, synthetic::draw(3000, 16, 5), &cuda(DType::F32)).unwrap();
+    let error = trainer.run_steps(1).unwrap_err();
+    let Error::DeviceMemory { fitting: Some(fitting), .. } = error else { panic!("{error}") };
+    println!("{error}");
+    assert!(
+        error.to_string().contains("the op ") && error.to_string().contains(&format!("--batch {fitting}")),
+        "{error}"
+    );
+    assert!((1..3000).contains(&fitting));
+}
