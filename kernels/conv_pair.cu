@@ -8,6 +8,11 @@
 #define STRIP 4
 #define INS 8
 #define OUTS 16
+// Floats from one row to the next in shared memory. Several channels lie as [rows][channels][ROW]: the distances are known to the
+// compiler, and neighbouring channels begin in different memory banks.
+#define ROW 52
+#define X_ROW 56
+#define Z1_ROW 60
 // Distance of packed weights from one tap to the next: a little more than the channels, for the sake of the memory banks.
 #define OUT_STEP 20
 #define IN_STEP 12
@@ -42,11 +47,12 @@ __device__ __forceinline__ int least(int a, int b) { return a < b ? a : b; }
 __device__ __forceinline__ int most(int a, int b) { return a > b ? a : b; }
 __device__ __forceinline__ bool within(int i, int n) { return (unsigned)i < (unsigned)n; }
 
-// For every element of some planes: a warp takes a row, its lanes the columns.
-template <class Visit> __device__ __forceinline__ void each(int planes, int rows, int columns, Visit visit) {
-    for (int job = threadIdx.x / WARP; job < planes * rows; job += blockDim.x / WARP) {
-        int plane = job / rows, row = job - plane * rows;
-        for (int column = threadIdx.x % WARP; column < columns; column += WARP) visit(plane, row, column);
+// For every row and column: a warp takes a row, its lanes the columns.
+template <class Visit> __device__ __forceinline__ void each(int rows, int columns, Visit visit) {
+#pragma unroll 1
+    for (int row = threadIdx.x / WARP; row < rows; row += blockDim.x / WARP) {
+#pragma unroll 1
+        for (int column = threadIdx.x % WARP; column < columns; column += WARP) visit(row, column);
     }
 }
 
@@ -62,23 +68,34 @@ struct Sizes {
 };
 
 // A window of an image with zeros around it.
-__device__ __forceinline__ void load_image(const Sizes& s, const REAL* image, int top, int left, REAL* out, int rows, int stride) {
-    each(1, rows, stride, [&](int, int r, int c) {
+__device__ __forceinline__ void load_image(const Sizes& s, const REAL* image, int top, int left, REAL* out, int rows, int columns) {
+    each(rows, columns, [&](int r, int c) {
         bool inside = within(top + r, s.h) && within(left + c, s.w);
-        out[r * stride + c] = inside ? image[(long long)(top + r) * s.w + left + c] : (REAL)0;
+        out[r * X_ROW + c] = inside ? image[(top + r) * s.w + left + c] : (REAL)0;
     });
 }
 
-// A window of z₂ with zeros around it, and in channels beyond the last.
-__device__ __forceinline__ void load_z2(const Sizes& s, const REAL* y, const REAL* dy, int from, int planes, int top, int left,
-                                        REAL* out, int rows, int stride, int plane) {
-    each(planes, rows, stride, [&](int p, int r, int c) {
-        REAL z = 0;
-        if (from + p < s.c2 && within(top + r, s.rows2()) && within(left + c, s.columns2())) {
-            long long i = ((long long)(from + p) * s.rows2() + top + r) * s.columns2() + left + c;
-            z = y[i] > (REAL)0 ? dy[i] : (REAL)0;
+// A window of CHANNELS channels of z₂ with zeros around it, and in channels beyond the last; eight at a time, so that many loads are
+// under way at once.
+template <int CHANNELS>
+__device__ __forceinline__ void load_z2(const Sizes& s, const REAL* y, const REAL* dy, int from, int top, int left, REAL* out,
+                                        int rows, int columns) {
+    int area = s.rows2() * s.columns2();
+    each(rows, columns, [&](int r, int c) {
+        bool inside = within(top + r, s.rows2()) && within(left + c, s.columns2());
+        int channels = inside ? s.c2 - from : 0, first = inside ? from * area + (top + r) * s.columns2() + left + c : 0;
+#pragma unroll 1
+        for (int p = 0; p < CHANNELS; p += 8) {
+            REAL value[8], slope[8];
+#pragma unroll
+            for (int k = 0; k < 8; k++) {
+                bool there = p + k < channels;
+                value[k] = there ? y[first + (p + k) * area] : (REAL)0;
+                slope[k] = there ? dy[first + (p + k) * area] : (REAL)0;
+            }
+#pragma unroll
+            for (int k = 0; k < 8; k++) out[(r * CHANNELS + p + k) * ROW + c] = value[k] > (REAL)0 ? slope[k] : (REAL)0;
         }
-        out[p * plane + r * stride + c] = z;
     });
 }
 
@@ -91,48 +108,51 @@ __device__ __forceinline__ void pack_first(const Sizes& s, const REAL* w1, const
     }
 }
 
-// w₁⋆x + b₁ of four channels on one strip; v is the strip's window of x.
-__device__ __forceinline__ void first_sums(const REAL v[3][6], const REAL* weights, REAL sum[4][STRIP]) {
+// w₁⋆x + b₁ of four channels on one strip, whose window of x begins at `x`.
+__device__ __forceinline__ void first_sums(const REAL* x, const REAL* weights, REAL sum[4][STRIP]) {
     Four bias = four(weights + 9 * INS);
     for (int p = 0; p < 4; p++)
         for (int l = 0; l < STRIP; l++) sum[p][l] = bias.at[p];
 #pragma unroll
-    for (int tap = 0; tap < 9; tap++) {
-        Four k = four(weights + tap * INS);
-        for (int p = 0; p < 4; p++)
-            for (int l = 0; l < STRIP; l++) sum[p][l] += v[tap / 3][tap % 3 + l] * k.at[p];
-    }
-}
-
-// a = relu(w₁⋆x + b₁) for INS channels.
-__device__ __forceinline__ void first_layer(const REAL* x, int x_stride, const REAL* weights, REAL* a, int rows, int strips,
-                                            int plane) {
-    int places = rows * strips, stride = strips * STRIP;
-    for (int job = threadIdx.x; job < 2 * places; job += blockDim.x) {
-        int half = job >= places, place = job - half * places, row = place / strips, at = (place - row * strips) * STRIP;
-        REAL v[3][6], sum[4][STRIP];
-        for (int dy = 0; dy < 3; dy++) six(v[dy], x + (row + dy) * x_stride + at);
-        first_sums(v, weights + 4 * half, sum);
-        for (int p = 0; p < 4; p++) {
-            Four out;
-            for (int l = 0; l < STRIP; l++) out.at[l] = larger(sum[p][l], 0);
-            *(Four*)(a + (4 * half + p) * plane + row * stride + at) = out;
+    for (int dy = 0; dy < 3; dy++) {
+        REAL v[6];
+        six(v, x + dy * X_ROW);
+#pragma unroll
+        for (int dx = 0; dx < 3; dx++) {
+            Four k = four(weights + (dy * 3 + dx) * INS);
+            for (int p = 0; p < 4; p++)
+                for (int l = 0; l < STRIP; l++) sum[p][l] += v[dx + l] * k.at[p];
         }
     }
 }
 
-// sum += weights ⋆ rows of `channels` planes, for eight channels on one strip. The weights lie as [channels][9][step].
-__device__ __forceinline__ void convolve(const REAL* planes, int plane, int stride, int channels, const REAL* weights, int step,
-                                         REAL sum[8][STRIP]) {
+// a = relu(w₁⋆x + b₁) for INS channels.
+__device__ __forceinline__ void first_layer(const REAL* x, const REAL* weights, REAL* a, int rows, int strips) {
+    int places = rows * strips;
+    for (int job = threadIdx.x; job < 2 * places; job += blockDim.x) {
+        int half = job >= places, place = job - half * places, row = place / strips, at = (place - row * strips) * STRIP;
+        REAL sum[4][STRIP];
+        first_sums(x + row * X_ROW + at, weights + 4 * half, sum);
+        for (int p = 0; p < 4; p++) {
+            Four out;
+            for (int l = 0; l < STRIP; l++) out.at[l] = larger(sum[p][l], 0);
+            *(Four*)(a + (row * INS + 4 * half + p) * ROW + at) = out;
+        }
+    }
+}
+
+// sum += weights ⋆ the first `channels` of eight planes, for eight channels on one strip. The weights lie as [channels][9][STEP].
+template <int STEP>
+__device__ __forceinline__ void convolve(const REAL* planes, int channels, const REAL* weights, REAL sum[8][STRIP]) {
 #pragma unroll 1
     for (int c = 0; c < channels; c++) {
 #pragma unroll
         for (int dy = 0; dy < 3; dy++) {
             REAL v[6];
-            six(v, planes + c * plane + dy * stride);
+            six(v, planes + (dy * 8 + c) * ROW);
 #pragma unroll
             for (int dx = 0; dx < 3; dx++) {
-                const REAL* k = weights + (c * 9 + dy * 3 + dx) * step;
+                const REAL* k = weights + (c * 9 + dy * 3 + dx) * STEP;
                 Four low = four(k), high = four(k + 4);
 #pragma unroll
                 for (int p = 0; p < 4; p++)
@@ -162,18 +182,19 @@ KERNEL __launch_bounds__(288) conv_pair_fwd(const REAL* __restrict__ x, const RE
     int rows = least(band, height - top), columns = least(wide, width - left), outs = least(OUTS, c2 - from);
     x += image * s.pixels();
     y += image * s.features();
-    auto at = [&](int o, int r, int c) { return ((long long)(from + o) * height + top + r) * width + left + c; };
+    auto at = [&](int o, int r, int c) { return ((from + o) * height + top + r) * width + left + c; };
     if (live && live[image] == (REAL)0) {
-        each(outs, rows, columns, [&](int o, int r, int c) { y[at(o, r, c)] = 0; });
+        each(rows, columns, [&](int r, int c) {
+            for (int o = 0; o < outs; o++) y[at(o, r, c)] = 0;
+        });
         return;
     }
 
-    int x_stride = wide + 8, a_stride = wide + STRIP, plane = (band + 2) * a_stride;
     REAL* first = (REAL*)shared;
     REAL* second = first + FIRST_WEIGHTS;
     REAL* pixels = second + INS * 9 * OUT_STEP;
-    REAL* a = pixels + (band + 4) * x_stride;
-    load_image(s, x, top, left, pixels, rows + 4, x_stride);
+    REAL* a = pixels + (band + 4) * X_ROW;
+    load_image(s, x, top, left, pixels, rows + 4, wide + 8);
 
     int places = rows * strips, group = threadIdx.x / places, place = threadIdx.x - group * places, row = place / strips;
     int column = (place - row * strips) * STRIP;
@@ -188,14 +209,12 @@ KERNEL __launch_bounds__(288) conv_pair_fwd(const REAL* __restrict__ x, const RE
         pack_first(s, w1, b1, c, first);
         for (int i = threadIdx.x; i < OUTS * INS * 9; i += blockDim.x) {
             int o = i / (INS * 9), k = i % (INS * 9);
-            second[k * OUT_STEP + o] = o < outs && k < (c1 - c) * 9 ? w2[((long long)(from + o) * c1 + c) * 9 + k] : (REAL)0;
+            second[k * OUT_STEP + o] = o < outs && k < (c1 - c) * 9 ? w2[((from + o) * c1 + c) * 9 + k] : (REAL)0;
         }
         __syncthreads();
-        first_layer(pixels, x_stride, first, a, rows + 2, strips + 1, plane);
+        first_layer(pixels, first, a, rows + 2, strips + 1);
         __syncthreads();
-        if (active) {
-            convolve(a + row * a_stride + column, plane, a_stride, least(INS, c1 - c), second + 8 * group, OUT_STEP, sum);
-        }
+        if (active) convolve<OUT_STEP>(a + row * INS * ROW + column, least(INS, c1 - c), second + 8 * group, sum);
         __syncthreads();  // a and the weights are read
     }
 
@@ -209,7 +228,10 @@ KERNEL __launch_bounds__(288) conv_pair_fwd(const REAL* __restrict__ x, const RE
         }
     }
     __syncthreads();
-    each(outs, rows, columns, [&](int o, int r, int c) { y[at(o, r, c)] = staged[(o * band + r) * wide + c]; });
+    each(rows, columns, [&](int r, int c) {
+#pragma unroll 4
+        for (int o = 0; o < outs; o++) y[at(o, r, c)] = staged[(o * band + r) * wide + c];
+    });
 }
 
 // ---- Backward: w₂ and b₂ -------------------------------------------------------------------------------------------------
@@ -222,12 +244,11 @@ __device__ __forceinline__ void second_gradients(const Sizes& s, const REAL* x, 
     int strips = blockDim.x / WARP, wide = strips * STRIP, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     int ins = pieces_of(s.c1, INS), c0 = chunk % ins * INS, o0 = chunk / ins * OUTS;
     int across = pieces_of(s.columns2(), wide), tiles = across * pieces_of(s.rows2(), tall);
-    int x_stride = wide + 8, a_stride = wide + STRIP, z_plane = tall * wide + 4, a_plane = (tall + 2) * a_stride + 4;
     REAL* first = shared;
     REAL* bias = first + FIRST_WEIGHTS;
     REAL* pixels = bias + OUTS;
-    REAL* z = pixels + (tall + 4) * x_stride;
-    REAL* a = z + OUTS * z_plane;
+    REAL* z = pixels + (tall + 4) * X_ROW;
+    REAL* a = z + tall * OUTS * ROW;
 
     pack_first(s, w1, b1, c0, first);
     if (threadIdx.x < OUTS) bias[threadIdx.x] = 0;
@@ -236,32 +257,34 @@ __device__ __forceinline__ void second_gradients(const Sizes& s, const REAL* x, 
     int first_tile = dead ? tiles : (int)((long long)tiles * part / parts), end = (int)((long long)tiles * (part + 1) / parts);
     for (int tile = first_tile; tile < end; tile++) {
         int left = tile % across * wide, top = tile / across * tall, rows = least(tall, s.rows2() - top);
-        load_image(s, x, top, left, pixels, tall + 4, x_stride);
-        load_z2(s, y, dy, o0, OUTS, top, left, z, tall, wide, z_plane);
+        load_image(s, x, top, left, pixels, tall + 4, wide + 8);
+        load_z2<OUTS>(s, y, dy, o0, top, left, z, tall, wide);
         __syncthreads();
-        first_layer(pixels, x_stride, first, a, tall + 2, strips + 1, a_plane);
+        first_layer(pixels, first, a, tall + 2, strips + 1);
         if (c0 == 0) {
             for (int p = warp; p < OUTS; p += strips) {
                 REAL total = 0;
-                for (int i = lane; i < tall * wide; i += WARP) total += z[p * z_plane + i];
+                for (int row = 0; row < rows; row++) {
+                    for (int column = lane; column < wide; column += WARP) total += z[(row * OUTS + p) * ROW + column];
+                }
                 total = warp_sum(total);
                 if (lane == 0) bias[p] += total;
             }
         }
         __syncthreads();
-        const REAL* a_row = a + c * a_plane + warp * STRIP;
-        const REAL* z_row = z + o * z_plane + warp * STRIP;
+        const REAL* a_row = a + c * ROW + warp * STRIP;
+        const REAL* z_row = z + o * ROW + warp * STRIP;
         REAL v[3][6];
         six(v[0], a_row);
-        six(v[1], a_row + a_stride);
+        six(v[1], a_row + INS * ROW);
 #pragma unroll 1
-        for (int row = 0; row < rows; row += 3) {
+        for (int row = 0; row < rows; row += 3, a_row += 3 * INS * ROW, z_row += 3 * OUTS * ROW) {
 #pragma unroll
             for (int r = 0; r < 3; r++) {  // three rows, after which v is back in place; rows beyond the last have z = 0
-                six(v[(r + 2) % 3], a_row + (row + r + 2) * a_stride);
+                six(v[(r + 2) % 3], a_row + (r + 2) * INS * ROW);
 #pragma unroll
                 for (int p = 0; p < 4; p++) {
-                    Four g = four(z_row + 4 * p * z_plane + (row + r) * wide);
+                    Four g = four(z_row + (r * OUTS + 4 * p) * ROW);
 #pragma unroll
                     for (int tap = 0; tap < 9; tap++)
                         for (int l = 0; l < STRIP; l++) sum[p][tap] += g.at[l] * v[(r + tap / 3) % 3][tap % 3 + l];
@@ -271,31 +294,30 @@ __device__ __forceinline__ void second_gradients(const Sizes& s, const REAL* x, 
         __syncthreads();  // before the next tile is loaded
     }
 
-    // The sums of the warps, by halves.
-    for (int active = strips; active > 1;) {
+    // The sums of the warps, by halves; what is left goes out through shared memory too.
+    for (int active = strips; active > 1; active = (active + 1) / 2) {
         int half = (active + 1) / 2;
-        __syncthreads();
+        REAL* mine = pixels + (warp - half) * OUTS * INS * 9 + lane;
         if (warp >= half && warp < active) {
-            for (int i = 0; i < 36; i++) pixels[((warp - half) * 36 + i) * WARP + lane] = sum[i / 9][i % 9];
+            for (int i = 0; i < 36; i++) mine[i * WARP] = sum[i / 9][i % 9];
         }
         __syncthreads();
+        const REAL* other = pixels + warp * OUTS * INS * 9 + lane;
         if (warp + half < active) {
-            for (int i = 0; i < 36; i++) sum[i / 9][i % 9] += pixels[(warp * 36 + i) * WARP + lane];
+            for (int i = 0; i < 36; i++) sum[i / 9][i % 9] += other[i * WARP];
         }
-        active = half;
+        __syncthreads();
     }
-    if (warp == 0 && c0 + c < s.c1) {
-        for (int p = 0; p < 4; p++) {
-            int channel = o0 + o + 4 * p;
-            if (channel < s.c2) {
-                for (int tap = 0; tap < 9; tap++) out[((long long)channel * s.c1 + c0 + c) * 9 + tap] = sum[p][tap];
-            }
-        }
+    if (warp == 0) {
+        for (int i = 0; i < 36; i++) pixels[i * WARP + lane] = sum[i / 9][i % 9];
     }
-    __syncthreads();  // `bias` of one strip
-    if (c0 == 0 && threadIdx.x < OUTS && o0 + threadIdx.x < s.c2) {
-        out[(long long)s.c2 * s.c1 * 9 + o0 + threadIdx.x] = bias[threadIdx.x];
+    __syncthreads();
+    for (int i = threadIdx.x; i < OUTS * INS * 9; i += blockDim.x) {
+        int channel = i / (INS * 9), k = i % (INS * 9);  // as in w₂, and now to where the sum lies
+        int from = (channel / 4 * 9 + k % 9) * WARP + channel % 4 * INS + k / 9;
+        if (o0 + channel < s.c2 && c0 + k / 9 < s.c1) out[((o0 + channel) * s.c1 + c0) * 9 + k] = pixels[from];
     }
+    if (c0 == 0 && threadIdx.x < OUTS && o0 + threadIdx.x < s.c2) out[s.c2 * s.c1 * 9 + o0 + threadIdx.x] = bias[threadIdx.x];
 }
 
 // ---- Backward: x, w₁ and b₁ ----------------------------------------------------------------------------------------------
@@ -315,21 +337,20 @@ __device__ __forceinline__ Patch patch_of(const Sizes& s, int top, int left, int
 
 // Σ z₁·x for w₁ and Σ z₁ for b₁ over the positions that lie in this tile itself, to out [INS][10]. z₁ starts 2 rows above and
 // 4 columns before the tile. A lane has one channel on one strip of some rows.
-__device__ __forceinline__ void first_gradients(const Sizes& s, const Patch& patch, const REAL* pixels, int x_stride,
-                                                const REAL* z1, int z_stride, int plane, REAL* partial, int channels, REAL* out) {
+__device__ __forceinline__ void first_gradients(const Sizes& s, const Patch& patch, const REAL* pixels, const REAL* z1, REAL* partial, int channels, REAL* out) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = lane % INS, slot = threadIdx.x / INS;
     int rows = patch.z_top + patch.z_rows - patch.top, strips = pieces_of(patch.z_left + patch.z_columns - patch.left, STRIP);
     REAL sum[10] = {};
     if (rows > 0 && strips > 0) {
         int shares = (int)(blockDim.x / INS) / strips, share = slot / strips, at = (slot - share * strips) * STRIP;
-        const REAL* x_at = pixels + (patch.top - patch.z_top) * x_stride + patch.left - patch.z_left + at;
+        const REAL* x_at = pixels + (patch.top - patch.z_top) * X_ROW + patch.left - patch.z_left + at;
         int end = share < shares ? rows * (share + 1) / shares : 0;
         for (int row = share < shares ? rows * share / shares : 0; row < end; row++) {
-            Four z = four(z1 + c * plane + (row + 2) * z_stride + 4 + at);
+            Four z = four(z1 + ((row + 2) * INS + c) * Z1_ROW + 4 + at);
 #pragma unroll
             for (int dy = 0; dy < 3; dy++) {
                 REAL v[6];
-                six(v, x_at + (row + dy) * x_stride);
+                six(v, x_at + (row + dy) * X_ROW);
                 for (int dx = 0; dx < 3; dx++)
                     for (int l = 0; l < STRIP; l++) sum[dy * 3 + dx] += z.at[l] * v[dx + l];
             }
@@ -355,24 +376,22 @@ __device__ __forceinline__ void input_gradients(const Sizes& s, const REAL* x, c
                                                 REAL* dx, int add_dx, REAL* out) {
     int across = pieces_of(s.w, wide);
     Patch patch = patch_of(s, tile / across * band, tile % across * wide, band, wide);
-    auto at = [&](int r, int c) { return (long long)(patch.top + r) * s.w + patch.left + c; };
+    auto at = [&](int r, int c) { return (patch.top + r) * s.w + patch.left + c; };
     if (dead) {
-        if (dx && !add_dx) each(1, patch.rows, patch.columns, [&](int, int r, int c) { dx[at(r, c)] = 0; });
+        if (dx && !add_dx) each(patch.rows, patch.columns, [&](int r, int c) { dx[at(r, c)] = 0; });
         for (int i = threadIdx.x; i < s.c1 * 10; i += blockDim.x) out[i] = 0;
         return;
     }
-    int warps = blockDim.x / WARP, stride = warps * STRIP + 4;  // of x and of z₂
-    int x_strips = pieces_of(wide, STRIP), z_stride = (x_strips + 1) * STRIP;
-    int plane2 = (band + 4) * stride, plane1 = (band + 2) * z_stride + 4;
+    int warps = blockDim.x / WARP, columns = (warps + 1) * STRIP, x_strips = pieces_of(wide, STRIP);
     REAL* first = shared;
     REAL* mirrored = first + FIRST_WEIGHTS;
     REAL* second = mirrored + INS * IN_STEP;
     REAL* partial = second + INS * 9 * IN_STEP;
     REAL* gradient = partial + warps * INS * 10;
-    REAL* pixels = gradient + band * x_strips * STRIP;
-    REAL* z2 = pixels + (band + 4) * stride;
+    REAL* pixels = gradient + band * ROW;
+    REAL* z2 = pixels + (band + 4) * X_ROW;
     REAL* z1 = z2;  // z₁ takes the place of z₂
-    load_image(s, x, patch.z_top, patch.z_left, pixels, patch.z_rows + 2, stride);
+    load_image(s, x, patch.z_top, patch.z_left, pixels, patch.z_rows + 2, columns);
 
     int strips = pieces_of(patch.z_columns, STRIP), row = threadIdx.x / strips, column = (threadIdx.x - row * strips) * STRIP;
     bool active = row < patch.z_rows;
@@ -387,29 +406,27 @@ __device__ __forceinline__ void input_gradients(const Sizes& s, const REAL* x, c
             for (int i = threadIdx.x; i < 8 * INS * 9; i += blockDim.x) {
                 int o = i / (INS * 9), k = i % (INS * 9), c = k / 9;
                 bool inside = o0 + o < s.c2 && c < channels;
-                second[(o * 9 + 8 - k % 9) * IN_STEP + c] = inside ? w2[((long long)(o0 + o) * s.c1 + c0) * 9 + k] : (REAL)0;
+                second[(o * 9 + 8 - k % 9) * IN_STEP + c] = inside ? w2[((o0 + o) * s.c1 + c0) * 9 + k] : (REAL)0;
             }
-            load_z2(s, y, dy, o0, least(8, s.c2 - o0), patch.z_top - 2, patch.z_left - 2, z2, patch.z_rows + 2, stride, plane2);
+            load_z2<8>(s, y, dy, o0, patch.z_top - 2, patch.z_left - 2, z2, patch.z_rows + 2, columns);
             __syncthreads();
-            if (active) convolve(z2 + row * stride + column, plane2, stride, least(8, s.c2 - o0), second, IN_STEP, sum);
+            if (active) convolve<IN_STEP>(z2 + row * 8 * ROW + column, least(8, s.c2 - o0), second, sum);
             __syncthreads();  // z₂ and its weights are read
         }
-        for (int i = threadIdx.x; i < INS * plane1; i += blockDim.x) z1[i] = 0;
+        for (int i = threadIdx.x; i < (band + 2) * INS * Z1_ROW / 4; i += blockDim.x) ((Four*)z1)[i] = Four{};
         __syncthreads();
         if (active) {
-            REAL v[3][6];
-            for (int dy = 0; dy < 3; dy++) six(v[dy], pixels + (row + dy) * stride + column);
-            REAL* to = z1 + (patch.z_top - patch.top + 2 + row) * z_stride + patch.z_left - patch.left + 4 + column;
+            REAL* to = z1 + (patch.z_top - patch.top + 2 + row) * INS * Z1_ROW + patch.z_left - patch.left + 4 + column;
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 REAL a[4][STRIP];
-                first_sums(v, first + 4 * half, a);
+                first_sums(pixels + row * X_ROW + column, first + 4 * half, a);
                 for (int p = 0; p < 4; p++) {
                     Four z;
                     for (int l = 0; l < STRIP; l++) {
                         z.at[l] = a[p][l] > (REAL)0 && column + l < patch.z_columns ? sum[4 * half + p][l] : (REAL)0;
                     }
-                    *(Four*)(to + (4 * half + p) * plane1) = z;
+                    *(Four*)(to + (4 * half + p) * Z1_ROW) = z;
                 }
             }
         }
@@ -422,24 +439,24 @@ __device__ __forceinline__ void input_gradients(const Sizes& s, const REAL* x, c
 #pragma unroll
                     for (int tap_row = 0; tap_row < 3; tap_row++) {
                         REAL v[6];
-                        six_before(v, z1 + channel * plane1 + (r + tap_row) * z_stride + c + 2);
+                        six_before(v, z1 + ((r + tap_row) * INS + channel) * Z1_ROW + c + 2);
                         for (int tap = 0; tap < 3; tap++)
                             for (int l = 0; l < STRIP; l++) g[l] += v[tap + l] * mirrored[channel * IN_STEP + tap_row * 3 + tap];
                     }
                 }
                 // The same thread comes back to the same pixels for the next channels.
-                Four* sum_so_far = (Four*)(gradient + r * x_strips * STRIP + c);
+                Four* sum_so_far = (Four*)(gradient + r * ROW + c);
                 Four total = c0 ? *sum_so_far : Four{};
                 for (int l = 0; l < STRIP; l++) total.at[l] += g[l];
                 *sum_so_far = total;
             }
         }
-        first_gradients(s, patch, pixels, stride, z1, z_stride, plane1, partial, channels, out + c0 * 10);
+        first_gradients(s, patch, pixels, z1, partial, channels, out + c0 * 10);
         __syncthreads();  // z₁ and the weights are read, and `gradient` is complete
     }
     if (dx) {
-        each(1, patch.rows, patch.columns,
-             [&](int, int r, int c) { put(dx, at(r, c), gradient[r * x_strips * STRIP + c], add_dx); });
+        each(patch.rows, patch.columns,
+             [&](int r, int c) { put(dx, at(r, c), gradient[r * ROW + c], add_dx); });
     }
 }
 
@@ -463,7 +480,7 @@ KERNEL __launch_bounds__(384, RESIDENT)
     dy += image * s.features();
     if (of_weights) {
         int chunk = block % chunks, part = block / chunks % parts;
-        REAL* out = sums2 + (image * parts + part) * ((long long)c2 * c1 * 9 + c2);
+        REAL* out = sums2 + (image * parts + part) * (c2 * c1 * 9 + c2);
         second_gradients(s, x, w1, b1, y, dy, tall, part, parts, chunk, dead, (REAL*)shared, out);
     } else {
         REAL* to = dx ? dx + image * s.pixels() : dx;

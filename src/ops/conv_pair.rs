@@ -401,15 +401,23 @@ fn input_gradient<T: Real, const L: usize>(d: &Dims, z1: &[T], packed: &Packed<T
 const INS: usize = 8;
 const OUTS: usize = 16;
 const STRIP: usize = 4;
+/// Elements from one row to the next in shared memory: of a and z₂, of x, of z₁.
+const ROW: usize = 52;
+const X_ROW: usize = 56;
+const Z1_ROW: usize = 60;
 
 /// The launch of conv_pair_fwd, the rows per block and the strips per row.
 fn forward_launch(gpu: &Gpu, d: &Dims) -> (Launch, usize, usize) {
+    assert!(
+        d.features().max(d.h * d.w) <= i32::MAX as usize,
+        "conv_pair: an image or its features exceed 2^31 elements"
+    );
     let (height, strips) = (d.h - 4, (d.w - 4).div_ceil(STRIP));
     let band = height.div_ceil(height.div_ceil(12));
     let strips = strips.div_ceil(strips.div_ceil(12));
     let blocks = height.div_ceil(band) * (d.w - 4).div_ceil(strips * STRIP) * d.c2.div_ceil(OUTS);
     let wide = strips * STRIP;
-    let work = (band + 4) * (wide + 8) + INS * (band + 2) * (wide + 4);
+    let work = (band + 4) * X_ROW + (band + 2) * INS * ROW;
     let shared = 10 * INS + INS * 9 * 20 + work.max(OUTS * band * wide);
     let threads = band * strips * d.c2.min(OUTS).div_ceil(8);
     let launch = Launch::rows(d.n * blocks, threads.next_multiple_of(32)).shared(shared * gpu.dtype().bytes());
@@ -440,17 +448,14 @@ impl BackwardPlan {
         let strips = if across == 1 { d.w - 2 } else { wide + 4 }.div_ceil(STRIP);
 
         let chunks = d.c1.div_ceil(INS) * d.c2.div_ceil(OUTS);
-        let columns = strips * STRIP;
-        let weight_tiles = (d.h - 4).div_ceil(tall) * (d.w - 4).div_ceil(columns);
+        let weight_tiles = (d.h - 4).div_ceil(tall) * (d.w - 4).div_ceil(strips * STRIP);
         let parts = 128usize.div_ceil((d.n * chunks).max(1)).min(weight_tiles);
 
-        let planes = OUTS * (tall * columns + 4) + INS * ((tall + 2) * (columns + 4) + 4);
-        let of_weights = (tall + 4) * (columns + 8) + planes;
+        let of_weights = (tall + 4) * X_ROW + (tall * OUTS + (tall + 2) * INS) * ROW;
         let of_weights = 10 * INS + OUTS + of_weights.max(strips.div_ceil(2) * OUTS * INS * 9);
-        let x_columns = wide.next_multiple_of(STRIP);
-        let planes = INS * ((band + 4) * (columns + 4)).max((band + 2) * (x_columns + 4) + 4);
+        let planes = INS * ((band + 4) * ROW).max((band + 2) * Z1_ROW);
         let sums = INS * 10 * (1 + strips) + INS * 12 * (1 + 9);
-        let of_input = sums + band * x_columns + (band + 4) * (columns + 4) + planes;
+        let of_input = sums + band * ROW + (band + 4) * X_ROW + planes;
 
         let blocks = d.n * (parts * chunks + tiles);
         let launch = Launch::rows(blocks, 32 * strips).shared(of_weights.max(of_input) * dtype.bytes());

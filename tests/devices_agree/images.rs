@@ -3,9 +3,16 @@
 use super::{Case, mask, normal, uniform};
 use dood::ops::{Angle, Likelihood, residual_ratio};
 
-/// Sizes N, H, W, C₁, C₂: one tile, several tiles of rows and columns, channels in several chunks.
-const CONVOLUTIONS: [[usize; 5]; 6] =
-    [[3, 9, 9, 8, 16], [2, 5, 7, 3, 5], [1, 20, 22, 8, 16], [1, 50, 6, 2, 3], [1, 7, 61, 2, 9], [1, 8, 9, 11, 18]];
+/// Sizes N, H, W, C₁, C₂: one tile, several tiles of rows and columns, channels in several chunks, several tiles for one block.
+const CONVOLUTIONS: [[usize; 5]; 7] = [
+    [3, 9, 9, 8, 16],
+    [2, 5, 7, 3, 5],
+    [1, 20, 22, 8, 16],
+    [1, 50, 6, 2, 3],
+    [1, 7, 61, 2, 9],
+    [1, 8, 9, 11, 18],
+    [128, 18, 5, 1, 2],
+];
 
 fn convolution([n, h, w, c1, c2]: [usize; 5]) -> Case {
     let shapes: [&[usize]; 5] = [&[n, h, w], &[c1, 1, 3, 3], &[c1], &[c2, c1, 3, 3], &[c2]];
@@ -36,6 +43,18 @@ fn sampling(h: usize, w: usize, live: bool) -> Case {
     if live { case.with_constant(&[n, 1], mask(n, 3)) } else { case }
 }
 
+fn of_images_without_gradient() -> [Case; 2] {
+    let shapes: [&[usize]; 4] = [&[4, 1, 3, 3], &[4], &[6, 4, 3, 3], &[6]];
+    let convolution = Case::new("conv_pair of given images", &shapes, |tape, x, constants| {
+        tape.constant(constants[0].clone()).conv_pair(x[0], x[1], x[2], x[3], None)
+    });
+    let sampling = Case::new("stn of given images", &[&[8, 6]], |tape, x, constants| {
+        tape.constant(constants[0].clone()).stn(x[0], None)
+    })
+    .with_input(0, MAPS.concat());
+    [convolution, sampling].map(|case| case.with_constant(&[8, 7, 8], normal(4, &[8, 7, 8], 0.0, 1.0)))
+}
+
 fn affines() -> Vec<Case> {
     let near_one = |shape: &[usize]| normal(3, shape, 0.8, 0.2);
     vec![
@@ -55,17 +74,21 @@ fn likelihoods() -> Vec<Case> {
         })
         .with_constant(&shape, uniform(5, &shape, 0.0, 1.0))
     };
-    let ratio = Case::new("residual_ratio", &[&[1]], |tape, _, constants| {
-        tape.constant(residual_ratio(&constants[0], &constants[1]))
-    });
-    let mut image = uniform(6, &shape, 0.0, 1.0);
-    image[63..3 * 63].fill(0.0); // two empty images, one of which has nothing left to draw
-    let mut residual = uniform(7, &shape, -0.3, 1.0);
-    residual[2 * 63..3 * 63].fill(0.0);
+    let ratio = |name: &str, residual: Vec<f64>, image: Vec<f64>| {
+        Case::new(name, &[&[1]], |tape, _, constants| tape.constant(residual_ratio(&constants[0], &constants[1])))
+            .with_constant(&shape, residual)
+            .with_constant(&shape, image)
+    };
+    let (image, residual) = (uniform(6, &shape, 0.0, 1.0), uniform(7, &shape, -0.3, 1.0));
+    // Two empty images, one of which has nothing left to draw.
+    let (mut some_empty, mut some_drawn) = (image.clone(), residual.clone());
+    some_empty[63..3 * 63].fill(0.0);
+    some_drawn[2 * 63..3 * 63].fill(0.0);
     vec![
         of(Likelihood::Laplace, 5),
         of(Likelihood::Normal, 20),
-        ratio.with_constant(&shape, residual).with_constant(&shape, image),
+        ratio("residual_ratio", residual, image),
+        ratio("residual_ratio, empty images", some_drawn, some_empty),
     ]
 }
 
@@ -73,6 +96,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = CONVOLUTIONS.map(convolution).into();
     cases.push(convolution([3, 8, 8, 3, 4]).with_constant(&[3], mask(3, 3)));
     cases.extend([sampling(9, 9, false), sampling(5, 23, true), sampling(18, 1, false)]);
+    cases.extend(of_images_without_gradient());
     cases.extend(affines());
     cases.extend(likelihoods());
     cases
