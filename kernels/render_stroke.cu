@@ -92,14 +92,16 @@ struct Patch {
     }
 };
 
-// The gradient of the map from that of one sample, added to sums.
-__device__ __forceinline__ void map_slopes(REAL sums[6], const Map& map, const Patch& patch, REAL d, int i, int j) {
+// Added to sums, with d the gradient of one sample: that of the map, and d times the sample.
+__device__ __forceinline__ void map_slopes(REAL sums[7], const Map& map, const REAL* image, int side, REAL d, int i, int j) {
+    Patch patch(map, image, side, i, j);
     REAL across = patch.corner[1] - patch.corner[0], down = patch.corner[2] - patch.corner[0];
     REAL twist = patch.corner[3] - patch.corner[2] - across;
     REAL column = d * (twist * patch.below + across), row = d * (twist * patch.right + down);
     REAL u = (REAL)j - map.half, v = (REAL)i - map.half;
     sums[0] += column * u, sums[1] += column * v, sums[2] += map.half * column;
     sums[3] += row * u, sums[4] += row * v, sums[5] += map.half * row;
+    sums[6] += d * patch.value();
 }
 
 // The transpose of the warp, one pixel of the image at a time: the sum over the samples that see it, in order, so that no two threads
@@ -322,13 +324,14 @@ KERNEL __launch_bounds__(THREADS) render_stroke_bwd(const REAL* __restrict__ poi
         REAL t = r[first + p];
         dplaced[p] = dr[first + p] * ((REAL)1 - t * t) * steep;
         image[p] = raw[first + p];
+        if (!warped) sums[6] += dplaced[p] * image[p];
     }
     __syncthreads();
     Map map(m, side);
     bernstein(basis, choose, count, samples);
     if (warped) {
         for (Pixel pixel(side); pixel.inside(); pixel.next())
-            map_slopes(sums, map, Patch(map, image, side, pixel.i, pixel.j), dplaced[pixel.at], pixel.i, pixel.j);
+            map_slopes(sums, map, image, side, dplaced[pixel.at], pixel.i, pixel.j);
     }
     __syncthreads();
     sample_curve(curve, deep, basis, moved, count, samples);
@@ -336,12 +339,11 @@ KERNEL __launch_bounds__(THREADS) render_stroke_bwd(const REAL* __restrict__ poi
 
     Gather gather(map, side);
     for (Pixel pixel(side); pixel.inside(); pixel.next()) {
-        REAL value = image[pixel.at], d = dplaced[pixel.at];
+        REAL d = dplaced[pixel.at];
         // Where there is no ink, no sample of the curve feels the gradient.
-        if (warped) d = value != (REAL)0 ? gather.at(map, dplaced, side, pixel.i, pixel.j) : (REAL)0;
+        if (warped) d = image[pixel.at] != (REAL)0 ? gather.at(map, dplaced, side, pixel.i, pixel.j) : (REAL)0;
         dg[pixel.i * pixels + pixel.j] = d;
         turned[pixel.j * pixels + pixel.i] = d;
-        sums[6] += d * value;
     }
     for (int k = threadIdx.x; k < side * (pixels - side); k += THREADS) {
         int at = k % side * pixels + side + k / side;
@@ -471,7 +473,7 @@ KERNEL __launch_bounds__(256) render_naive_fwd(const REAL* __restrict__ matrix, 
 
 // dink from dr, and the gradients of slope and, where the image is warped, matrix. `dplaced` is room for an image. One block per stroke;
 // dink of a stroke that is off is not written.
-KERNEL __launch_bounds__(256) render_naive_bwd(const REAL* __restrict__ matrix, const REAL* __restrict__ pen, const REAL* __restrict__ on,
+KERNEL __launch_bounds__(256, 2) render_naive_bwd(const REAL* __restrict__ matrix, const REAL* __restrict__ pen, const REAL* __restrict__ on,
                                                const REAL* __restrict__ r, const REAL* __restrict__ raw, const REAL* __restrict__ most,
                                                const REAL* __restrict__ dr, REAL* dplaced, REAL* __restrict__ dink, REAL* dmatrix,
                                                int add_dmatrix, REAL* dpen, int add_dpen, int side, int warped) {
@@ -484,14 +486,13 @@ KERNEL __launch_bounds__(256) render_naive_bwd(const REAL* __restrict__ matrix, 
         for (Pixel pixel(side); pixel.inside(); pixel.next()) {
             REAL t = r[first + pixel.at], d = dr[first + pixel.at] * ((REAL)1 - t * t) * steep;
             dplaced[first + pixel.at] = d;
-            if (warped) map_slopes(sums, map, Patch(map, raw + first, side, pixel.i, pixel.j), d, pixel.i, pixel.j);
+            if (warped) map_slopes(sums, map, raw + first, side, d, pixel.i, pixel.j);
+            else sums[6] += d * raw[first + pixel.at];
         }
         __syncthreads();
         Gather gather(map, side);
         for (Pixel pixel(side); pixel.inside(); pixel.next()) {
-            REAL d = warped ? gather.at(map, dplaced + first, side, pixel.i, pixel.j) : dplaced[first + pixel.at];
-            dink[first + pixel.at] = d;
-            sums[6] += d * raw[first + pixel.at];
+            dink[first + pixel.at] = warped ? gather.at(map, dplaced + first, side, pixel.i, pixel.j) : dplaced[first + pixel.at];
         }
     }
     for (int k = 0; k < 7; k++) {
