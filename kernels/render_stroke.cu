@@ -77,13 +77,13 @@ struct Patch {
         REAL x = map.column(u, v), y = map.row(u, v);
         x = x < (REAL)-2 ? (REAL)-2 : x > map.limit ? map.limit : x;
         y = y < (REAL)-2 ? (REAL)-2 : y > map.limit ? map.limit : y;
-        REAL left = floor(x), top = floor(y);
-        right = x - left, below = y - top;
-        int column = (int)left, row = (int)top;
+        // Whole numbers from 0 on, since a conversion rounds towards 0.
+        unsigned column = (unsigned)(int)(x + (REAL)2) - 2, row = (unsigned)(int)(y + (REAL)2) - 2, size = side;
+        right = x - (REAL)(int)column, below = y - (REAL)(int)row;
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
-            int r = row + k / 2, c = column + k % 2;
-            corner[k] = (unsigned)r < (unsigned)side && (unsigned)c < (unsigned)side ? image[r * side + c] : (REAL)0;
+        for (unsigned k = 0; k < 4; k++) {
+            unsigned r = row + k / 2, c = column + k % 2;
+            corner[k] = r < size && c < size ? image[r * size + c] : (REAL)0;
         }
     }
     __device__ REAL value() const {
@@ -125,23 +125,25 @@ struct Gather {
         }
     }
 
-    // The first whole number from `low` on, and the first above `high`, both limited to 0 ..= side. Everything if one is not a number.
-    __device__ static int first(REAL low, REAL side) { return (int)smaller(larger(ceil(low), (REAL)0), side); }
-    __device__ static int end(REAL high, REAL side) { return (int)larger(smaller(floor(high) + (REAL)1, side), (REAL)0); }
+    // The first whole number from `low` on (or the one before, where it is that close), and the first above `high`, limited to
+    // 0 ..= side. Everything if one is not a number.
+    __device__ static int first(REAL low, REAL side) { return (int)smaller(larger(low + (REAL)0.999, (REAL)0), side); }
+    __device__ static int end(REAL high, REAL side) { return (int)larger(smaller(high + (REAL)1, side), (REAL)0); }
 
     __device__ REAL at(const Map& map, const REAL* dplaced, int side, int i, int j) const {
-        REAL x = map.right - (REAL)j, y = map.down - (REAL)i, limit = map.limit, sum = 0;
+        REAL x = map.right - (REAL)j, y = map.down - (REAL)i, sum = 0;
         REAL middle = map.half - (to_row[0] * x + to_row[1] * y);
-        for (int row = first(middle - reach, limit), last = end(middle + reach, limit); row < last; row++) {
-            REAL v = (REAL)row - map.half, rx = map.b * v + x, ry = map.d * v + y;
-            REAL one = per_column[0] * rx, two = per_column[1] * ry;
-            int column = first(map.half + larger(one - width[0], two - width[1]), limit);
-            int stop = end(map.half + smaller(one + width[0], two + width[1]), limit);
-            for (; column < stop; column++) {
-                REAL u = (REAL)column - map.half;
+        int row = first(middle - reach, map.limit), last = end(middle + reach, map.limit);
+        for (REAL v = (REAL)row - map.half; row < last; row++, v += 1) {
+            REAL rx = map.b * v + x, ry = map.d * v + y;
+            REAL one = per_column[0] * rx + map.half, two = per_column[1] * ry + map.half;
+            int column = first(larger(one - width[0], two - width[1]), map.limit);
+            int stop = end(smaller(one + width[0], two + width[1]), map.limit);
+            const REAL* d = dplaced + row * side;
+            for (REAL u = (REAL)column - map.half; column < stop; column++, u += 1) {
                 REAL near = larger((REAL)1 - fabs(map.a * u + rx), (REAL)0);
                 near *= larger((REAL)1 - fabs(map.c * u + ry), (REAL)0);
-                sum += near * dplaced[row * side + column];
+                sum += near * d[column];
             }
         }
         return sum;
@@ -180,20 +182,27 @@ __device__ __forceinline__ REAL moved_point(const REAL* z, const REAL* m, int k,
     return (REAL)0.5 * (row[0] * x + row[1] * y + row[2]) + (REAL)0.5;
 }
 
-// curve[axis·stride + n]; zeros beyond the samples.
+// Further than any pen reaches: samples that fill up a row leave no ink, and take part in nothing.
+#define FAR_AWAY ((REAL)1e6)
+
+// curve[axis·stride + n], FAR_AWAY beyond the samples.
 __device__ __forceinline__ void sample_curve(REAL* curve, int stride, const REAL* basis, const REAL* moved, int points, int samples) {
     for (int k = threadIdx.x; k < 2 * stride; k += blockDim.x) {
         int axis = k >= stride, n = k - axis * stride;
-        REAL sum = 0;
+        REAL sum = n < samples ? (REAL)0 : FAR_AWAY;
         for (int j = 0; n < samples && j < points; j++) sum += basis[n * points + j] * moved[2 * j + axis];
         curve[k] = sum;
     }
 }
 
+// exp(-d^2/2s^2) with `scale` = -1/(2·ln 2·s^2): the power of two is what the hardware has.
+__device__ __forceinline__ REAL gaussian(REAL d, REAL scale) { return exp2(d * d * scale); }
+#define HALF_PER_LN2 ((REAL)0.72134752044448170)
+
 // ---- Forward ------------------------------------------------------------------------------------------------------------
 
 // points [N, 2J], matrix [N, 6], pen [N, 2], on [N] -> y and raw [N, side, side], most [N]. Where a stroke is off, y is 0 and the others
-// are not written. Shared memory: Ex and Ey [S, stride] each, ink [side, side] over the basis [S, J], moved [2J], curve [2, S].
+// are not written. Shared memory: Ex and Ey [S, stride] each, ink [side, side] over the basis [S, J], moved [2J], curve [2, S]. S is rounded up.
 KERNEL __launch_bounds__(THREADS) render_stroke_fwd(const REAL* __restrict__ points, const REAL* __restrict__ matrix,
                                                     const REAL* __restrict__ pen, const REAL* __restrict__ on, REAL* __restrict__ y,
                                                     REAL* __restrict__ raw, REAL* __restrict__ most, int count, int side, int samples,
@@ -218,17 +227,14 @@ KERNEL __launch_bounds__(THREADS) render_stroke_fwd(const REAL* __restrict__ poi
     __syncthreads();
     bernstein(basis, choose, count, samples);
     __syncthreads();
-    sample_curve(curve, samples, basis, moved, count, samples);
+    sample_curve(curve, deep, basis, moved, count, samples);
     __syncthreads();
 
     // A warp per row of Ex and Ey.
-    REAL scale = (REAL)-0.5 / (sigma * sigma);
-    for (int row = warp; row < 2 * deep; row += WARPS) {
-        int axis = row >= deep, n = row - axis * deep;
-        for (int p = lane; p < stride; p += WARP) {
-            REAL d = n < samples ? curve[axis * samples + n] - place(p, limit, inverse) : (REAL)0;
-            ex[row * stride + p] = n < samples && p < side ? exp(d * d * scale) : (REAL)0;
-        }
+    REAL scale = -HALF_PER_LN2 / (sigma * sigma);
+    for (int p = lane; p < stride; p += WARP) {
+        REAL position = place(p, limit, inverse);
+        for (int row = warp; row < 2 * deep; row += WARPS) ex[row * stride + p] = gaussian(curve[row] - position, scale);
     }
     __syncthreads();
 
@@ -237,13 +243,14 @@ KERNEL __launch_bounds__(THREADS) render_stroke_fwd(const REAL* __restrict__ poi
     if (warp * 8 < tiles) {
         int tile = warp * 8 + lane % 8, held = tile < tiles ? tile : tiles - 1, top = held / across * 8, left = held % across * 4;
         int mine = quarter & 2 ? 4 : 0;  // the rows that this lane will complete come first, those it gives to another last
+        const REAL *keep = ey + quarter * stride + top + mine, *give = keep + 4 - 2 * mine, *row = ex + quarter * stride + left;
         REAL sums[8][4] = {};
 #pragma unroll 2
-        for (int n = quarter; n < deep; n += 4) {
+        for (int n = 0; n < deep; n += 4, keep += 4 * stride, give += 4 * stride, row += 4 * stride) {
             REAL a[8], b[4];
-            load4(a, ey + n * stride + top + mine);
-            load4(a + 4, ey + n * stride + top + 4 - mine);
-            load4(b, ex + n * stride + left);
+            load4(a, keep);
+            load4(a + 4, give);
+            load4(b, row);
 #pragma unroll
             for (int r = 0; r < 8; r++)
 #pragma unroll
@@ -352,14 +359,11 @@ KERNEL __launch_bounds__(THREADS) render_stroke_bwd(const REAL* __restrict__ poi
     __syncthreads();
 
     // A warp per pixel of Ex and Ey.
-    REAL square = sigma * sigma, scale = (REAL)-0.5 / square;
+    REAL square = sigma * sigma, scale = -HALF_PER_LN2 / square;
     for (int row = warp; row < 2 * pixels; row += WARPS) {
-        int axis = row >= pixels, p = row - axis * pixels;
-        REAL position = place(p, limit, inverse);
-        for (int n = lane; n < deep; n += WARP) {
-            REAL d = curve[axis * deep + n] - position;
-            ex[row * deep + n] = n < samples && p < side ? exp(d * d * scale) : (REAL)0;
-        }
+        int axis = row >= pixels;
+        REAL position = place(row - axis * pixels, limit, inverse);
+        for (int n = lane; n < deep; n += WARP) ex[row * deep + n] = gaussian(curve[axis * deep + n] - position, scale);
     }
     __syncthreads();
 
@@ -369,14 +373,14 @@ KERNEL __launch_bounds__(THREADS) render_stroke_bwd(const REAL* __restrict__ poi
     int column = task % groups, sample = task / groups * 4;
     REAL slopes[8] = {}, spread = 0;
     if (task < each) {
-        const REAL *other = (axis ? ex : ey) + sample, *d = (axis ? turned : dg) + 4 * column;
+        const REAL *low = (axis ? ex : ey) + sample, *high = low + half, *d = (axis ? turned : dg) + 4 * column;
         REAL de[8][4] = {};
 #pragma unroll 2
-        for (int k = 0; k < side; k++) {
+        for (int k = 0; k < side; k++, low += deep, high += deep, d += pixels) {
             REAL a[8], b[4];
-            load4(a, other + k * deep);
-            load4(a + 4, other + k * deep + half);
-            load4(b, d + k * pixels);
+            load4(a, low);
+            load4(a + 4, high);
+            load4(b, d);
 #pragma unroll
             for (int s = 0; s < 8; s++)
 #pragma unroll
@@ -418,7 +422,7 @@ KERNEL __launch_bounds__(THREADS) render_stroke_bwd(const REAL* __restrict__ poi
         int which = k >= samples, n = k - which * samples;
         REAL sum = 0;
         for (int group = 0; group < groups; group++) sum += columns[(which * groups + group) * deep + n];
-        dcurve[which * deep + n] = (scale + scale) * sum;
+        dcurve[which * deep + n] = -sum / square;
     }
     __syncthreads();
     for (int k = warp; k < 2 * count; k += WARPS) {

@@ -255,8 +255,9 @@ impl Fast {
             return None;
         }
         // The layouts that the kernels describe.
-        let gaussians = 2 * samples.next_multiple_of(4) * (side.next_multiple_of(8) | 8);
-        let forward = gaussians + (side * side).max(samples * j) + 2 * (j + samples);
+        let deep = samples.next_multiple_of(4);
+        let gaussians = 2 * deep * (side.next_multiple_of(8) | 8);
+        let forward = gaussians + (side * side).max(samples * j) + 2 * (j + deep);
         let (pixels, deep) = (side.next_multiple_of(4), samples.next_multiple_of(8));
         let gaussians = (pixels * deep.max(pixels)).max(deep * (j + 2) / 2);
         let ink = (side * pixels).max(pixels / 4 * deep).max(deep * j / 2);

@@ -114,7 +114,9 @@ fn odd_strokes() -> Vec<Case> {
     for side in [23, 66] {
         for (what, map) in MAPS {
             let points = uniform(4, &[3, 10], 0.1, 0.9);
-            all.push(render(what, Placement::Warp, [3, 5, 20, side], map.repeat(3), points));
+            let case = render(what, Placement::Warp, [3, 5, 20, side], map.repeat(3), points);
+            // Positions are rounded at the size of the image, and many of them alike.
+            all.push(Case { allowed: 4e-6, ..case });
         }
     }
     for placement in [Placement::Warp, Placement::Points] {
