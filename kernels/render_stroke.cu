@@ -68,17 +68,18 @@ struct Map {
     __device__ REAL row(REAL u, REAL v) const { return c * u + (d * v + down); }
 };
 
-// The four pixels around a sample, 0 outside of the image, and how far right of and below the first it is.
+// The four pixels around a sample, 0 outside of the image, and how far right of and below the first it is. All 0 where none is inside.
 struct Patch {
     REAL corner[4], right, below;
+    bool outside;
     __device__ Patch(const Map& map, const REAL* image, int side, int i, int j) {
         REAL u = (REAL)j - map.half, v = (REAL)i - map.half;
-        // Samples outside are moved to where all four are outside; a map that is not finite still shows.
         REAL x = map.column(u, v), y = map.row(u, v);
-        x = x < (REAL)-2 ? (REAL)-2 : x > map.limit ? map.limit : x;
-        y = y < (REAL)-2 ? (REAL)-2 : y > map.limit ? map.limit : y;
+        corner[0] = corner[1] = corner[2] = corner[3] = right = below = 0;
+        outside = x <= (REAL)-1 || y <= (REAL)-1 || x >= map.limit || y >= map.limit;  // false of a map that is not finite, which shows
+        if (outside) return;
         // Whole numbers from 0 on, since a conversion rounds towards 0.
-        unsigned column = (unsigned)(int)(x + (REAL)2) - 2, row = (unsigned)(int)(y + (REAL)2) - 2, size = side;
+        unsigned column = (unsigned)(int)(x + (REAL)1) - 1, row = (unsigned)(int)(y + (REAL)1) - 1, size = side;
         right = x - (REAL)(int)column, below = y - (REAL)(int)row;
 #pragma unroll
         for (unsigned k = 0; k < 4; k++) {
@@ -95,6 +96,7 @@ struct Patch {
 // Added to sums, with d the gradient of one sample: that of the map, and d times the sample.
 __device__ __forceinline__ void map_slopes(REAL sums[7], const Map& map, const REAL* image, int side, REAL d, int i, int j) {
     Patch patch(map, image, side, i, j);
+    if (patch.outside) return;
     REAL across = patch.corner[1] - patch.corner[0], down = patch.corner[2] - patch.corner[0];
     REAL twist = patch.corner[3] - patch.corner[2] - across;
     REAL column = d * (twist * patch.below + across), row = d * (twist * patch.right + down);
@@ -198,6 +200,8 @@ __device__ __forceinline__ void sample_curve(REAL* curve, int stride, const REAL
 // exp(-d^2/2s^2) with `scale` = -1/(2·ln 2·s^2): the power of two is what the hardware has.
 __device__ __forceinline__ REAL gaussian(REAL d, REAL scale) { return exp2(d * d * scale); }
 #define HALF_PER_LN2 ((REAL)0.72134752044448170)
+// Pen widths from which on it is below 1e-19 (1e-154 in double precision), which is nothing beside the 1 that it comes from.
+#define REACH (sizeof(REAL) == 4 ? (REAL)9.4 : (REAL)26.7)
 
 // ---- Forward ------------------------------------------------------------------------------------------------------------
 
@@ -211,7 +215,9 @@ KERNEL __launch_bounds__(THREADS) render_stroke_fwd(const REAL* __restrict__ poi
     __shared__ double choose[MOST_POINTS + 1];
     long long stroke = blockIdx.x, first = stroke * side * side;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    if (on[stroke] == (REAL)0) {
+    REAL is_on = on[stroke], sigma = pen[2 * stroke], slope = pen[2 * stroke + 1], inverse = (REAL)1 / (REAL)side, limit = (REAL)side;
+    binomials(choose, count, samples);  // while the loads are on their way
+    if (is_on == (REAL)0) {
         for (int p = threadIdx.x; p < side * side; p += THREADS) y[first + p] = 0;
         return;
     }
@@ -220,9 +226,7 @@ KERNEL __launch_bounds__(THREADS) render_stroke_fwd(const REAL* __restrict__ poi
     REAL *ex = shared[0].at, *ey = ex + deep * stride, *ink = ey + deep * stride, *basis = ink;
     REAL *moved = ink + most_of(side * side, samples * count), *curve = moved + 2 * count;
     const REAL* m = matrix + 6 * stroke;
-    REAL sigma = pen[2 * stroke], slope = pen[2 * stroke + 1], inverse = (REAL)1 / (REAL)side, limit = (REAL)side;
 
-    binomials(choose, count, samples);
     for (int k = threadIdx.x; k < 2 * count; k += THREADS) moved[k] = moved_point(points + stroke * 2 * count, m, k, warped);
     __syncthreads();
     bernstein(basis, choose, count, samples);
@@ -238,19 +242,26 @@ KERNEL __launch_bounds__(THREADS) render_stroke_fwd(const REAL* __restrict__ poi
     }
     __syncthreads();
 
-    // The ink: a lane has 8×4 pixels and every fourth sample; then the four lanes of a tile add up what they have.
+    // The ink: a lane has 8×4 pixels and every fourth sample, as far as they reach the rows of its warp; then the four lanes of a tile
+    // add up what they have.
     int across = (side + 3) / 4, tiles = (side + 7) / 8 * across, quarter = lane / 8;
     if (warp * 8 < tiles) {
         int tile = warp * 8 + lane % 8, held = tile < tiles ? tile : tiles - 1, top = held / across * 8, left = held % across * 4;
         int mine = quarter & 2 ? 4 : 0;  // the rows that this lane will complete come first, those it gives to another last
+        // Which fours of samples are near: lane k looks at samples 4k...
+        REAL above = (REAL)(warp * 8 / across * 8) * inverse - REACH * fabs(sigma);
+        REAL under = (REAL)((warp * 8 + 7) / across * 8 + 7) * inverse + REACH * fabs(sigma);
+        bool near = false;
+        for (int n = 4 * lane; n < 4 * lane + 4 && n < deep; n++) near |= !(curve[deep + n] < above || curve[deep + n] > under);
+        unsigned active = __ballot_sync(ALL_LANES, near);
         const REAL *keep = ey + quarter * stride + top + mine, *give = keep + 4 - 2 * mine, *row = ex + quarter * stride + left;
         REAL sums[8][4] = {};
-#pragma unroll 2
-        for (int n = 0; n < deep; n += 4, keep += 4 * stride, give += 4 * stride, row += 4 * stride) {
+        for (; active; active &= active - 1) {
+            int at = (__ffs((int)active) - 1) * 4 * stride;
             REAL a[8], b[4];
-            load4(a, keep);
-            load4(a + 4, give);
-            load4(b, row);
+            load4(a, keep + at);
+            load4(a + 4, give + at);
+            load4(b, row + at);
 #pragma unroll
             for (int r = 0; r < 8; r++)
 #pragma unroll
@@ -307,24 +318,24 @@ KERNEL __launch_bounds__(THREADS) render_stroke_bwd(const REAL* __restrict__ poi
     __shared__ REAL parts[SUMS][WARPS], dmoved[2 * MOST_POINTS];
     long long stroke = blockIdx.x, first = stroke * side * side;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    if (on[stroke] == (REAL)0) {
+    REAL is_on = on[stroke], sigma = pen[2 * stroke], slope = pen[2 * stroke + 1], inverse = (REAL)1 / (REAL)side, limit = (REAL)side;
+    binomials(choose, count, samples);  // while the loads are on their way
+    if (is_on == (REAL)0) {
         for (int k = threadIdx.x; dpoints && k < 2 * count; k += THREADS) put(dpoints, stroke * 2 * count + k, 0, add_dpoints);
         if (dmatrix && threadIdx.x < 6) put(dmatrix, stroke * 6 + threadIdx.x, 0, add_dmatrix);
         if (dpen && threadIdx.x < 2) put(dpen, stroke * 2 + threadIdx.x, 0, add_dpen);
         return;
     }
-    int pixels = round_up(side, 4), deep = round_up(samples, 8), groups = pixels / 4, half = deep / 2;
+    int pixels = round_up(side, 4), deep = round_up(samples, 8), groups = pixels / 4;
     int e_size = most_of(pixels * most_of(deep, pixels), deep * (count + 2) / 2);
     int d_size = most_of(most_of(side * pixels, groups * deep), deep * count / 2);
     REAL *ex = shared[0].at, *ey = ex + pixels * deep, *image = ex, *dplaced = ex + side * side, *dcurve = ex;
     REAL *dg = ex + 2 * e_size, *turned = dg + side * pixels, *columns = dg, *basis = dg, *curve = dg + 2 * d_size;
     REAL* moved = curve + 2 * deep;
     const REAL *m = matrix + 6 * stroke, *z = points + stroke * 2 * count;
-    REAL sigma = pen[2 * stroke], slope = pen[2 * stroke + 1], inverse = (REAL)1 / (REAL)side, limit = (REAL)side;
     REAL sums[SUMS] = {};
 
     // The curve, and the image-space gradient as far as each pixel has its own.
-    binomials(choose, count, samples);
     for (int k = threadIdx.x; k < 2 * count; k += THREADS) moved[k] = moved_point(z, m, k, warped);
     REAL steep = (REAL)1 / (most[stroke] * slope);
     for (int p = threadIdx.x; p < side * side; p += THREADS) {
@@ -347,8 +358,8 @@ KERNEL __launch_bounds__(THREADS) render_stroke_bwd(const REAL* __restrict__ poi
     Gather gather(map, side);
     for (Pixel pixel(side); pixel.inside(); pixel.next()) {
         REAL d = dplaced[pixel.at];
-        // Where there is no ink, no sample of the curve feels the gradient.
-        if (warped) d = image[pixel.at] != (REAL)0 ? gather.at(map, dplaced, side, pixel.i, pixel.j) : (REAL)0;
+        // Where there is next to no ink, no sample of the curve feels the gradient.
+        if (warped) d = image[pixel.at] > (REAL)1e-25 ? gather.at(map, dplaced, side, pixel.i, pixel.j) : (REAL)0;
         dg[pixel.i * pixels + pixel.j] = d;
         turned[pixel.j * pixels + pixel.i] = d;
     }
@@ -367,19 +378,24 @@ KERNEL __launch_bounds__(THREADS) render_stroke_bwd(const REAL* __restrict__ poi
     }
     __syncthreads();
 
-    // A thread has 8 samples and 4 pixels of d Ex = Ey·dG or of d Ey = Ex·dG^T: samples 4g.. and half + 4g..
+    // A thread has 8 samples and 4 pixels of d Ex = Ey·dG or of d Ey = Ex·dG^T, from the pixels that its samples reach.
     int each = groups * (deep / 8), task = threadIdx.x, axis = task >= each;
     task -= axis * each;
-    int column = task % groups, sample = task / groups * 4;
+    int column = task % groups, sample = task / groups * 8;
     REAL slopes[8] = {}, spread = 0;
     if (task < each) {
-        const REAL *low = (axis ? ex : ey) + sample, *high = low + half, *d = (axis ? turned : dg) + 4 * column;
+        const REAL* across = curve + (axis ? 0 : deep) + sample;
+        REAL low = across[0], high = low;
+        for (int s = 1; s < 8 && sample + s < samples; s++) low = smaller(low, across[s]), high = larger(high, across[s]);
+        int from = (int)smaller(larger((low - REACH * fabs(sigma)) * limit, (REAL)0), limit);
+        int last = (int)larger(smaller((high + REACH * fabs(sigma)) * limit + (REAL)1, limit), (REAL)0);
+        const REAL *other = (axis ? ex : ey) + from * deep + sample, *d = (axis ? turned : dg) + from * pixels + 4 * column;
         REAL de[8][4] = {};
 #pragma unroll 2
-        for (int k = 0; k < side; k++, low += deep, high += deep, d += pixels) {
+        for (int k = from; k < last; k++, other += deep, d += pixels) {
             REAL a[8], b[4];
-            load4(a, low);
-            load4(a + 4, high);
+            load4(a, other);
+            load4(a + 4, other + 4);
             load4(b, d);
 #pragma unroll
             for (int s = 0; s < 8; s++)
@@ -389,12 +405,12 @@ KERNEL __launch_bounds__(THREADS) render_stroke_bwd(const REAL* __restrict__ poi
         const REAL* own = (axis ? ey : ex) + 4 * column * deep + sample;
         REAL at[8];
         load4(at, curve + axis * deep + sample);
-        load4(at + 4, curve + axis * deep + sample + half);
+        load4(at + 4, curve + axis * deep + sample + 4);
 #pragma unroll
         for (int c = 0; c < 4; c++) {
             REAL e[8], position = place(4 * column + c, limit, inverse);
             load4(e, own + c * deep);
-            load4(e + 4, own + c * deep + half);
+            load4(e + 4, own + c * deep + 4);
 #pragma unroll
             for (int s = 0; s < 8; s++) {
                 REAL d = at[s] - position, w = e[s] * de[s][c] * d;
@@ -406,7 +422,7 @@ KERNEL __launch_bounds__(THREADS) render_stroke_bwd(const REAL* __restrict__ poi
     __syncthreads();  // dG gives way to the sums over columns, one row of samples per group of pixels
     if ((int)threadIdx.x < 2 * each) {
         store4(columns + (axis * groups + column) * deep + sample, slopes);
-        store4(columns + (axis * groups + column) * deep + sample + half, slopes + 4);
+        store4(columns + (axis * groups + column) * deep + sample + 4, slopes + 4);
     }
     sums[7] = spread;
 #pragma unroll
