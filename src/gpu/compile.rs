@@ -43,10 +43,8 @@ pub const SOURCES: &[(&str, &str)] = sources![
 ];
 
 /// What all kernel files share, and what those share that ask for it by `#include "gemm.cuh"`.
-const HEADERS: &[(&str, &str)] = &[
-    ("common.cuh", include_str!("../../kernels/common.cuh")),
-    ("gemm.cuh", include_str!("../../kernels/gemm.cuh")),
-];
+const HEADERS: &[(&str, &str)] =
+    &[("common.cuh", include_str!("../../kernels/common.cuh")), ("gemm.cuh", include_str!("../../kernels/gemm.cuh"))];
 
 /// The text of `kernels/<file>.cu`; that in the folder `DOOD_KERNELS` where it is set, so that a kernel can be changed without
 /// building anything.
@@ -71,7 +69,8 @@ pub fn assemble(file: &str, text: &str) -> String {
     let text = match text.strip_prefix(INCLUDE) {
         None => Cow::from(text),
         Some(rest) => {
-            format!("#line 1 \"kernels/gemm.cuh\"\n{}\n#line 2 \"kernels/{file}.cu\"\n{rest}", header("gemm.cuh")).into()
+            format!("#line 1 \"kernels/gemm.cuh\"\n{}\n#line 2 \"kernels/{file}.cu\"\n{rest}", header("gemm.cuh"))
+                .into()
         }
     };
     format!("#line 1 \"kernels/common.cuh\"\n{common}\n#line 1 \"kernels/{file}.cu\"\n{text}\n")

@@ -479,6 +479,14 @@ mod tests {
     }
 
     #[test]
+    fn strokes_of_ordinary_size_fit_into_the_shared_memory_of_a_block() {
+        let fits = |side, samples, j, dtype| Fast::new(settings(Placement::Warp, side, samples), j, dtype).is_some();
+        assert!(fits(64, 128, 32, DType::F32) && fits(50, 100, 5, DType::F32) && fits(1, 128, 32, DType::F32));
+        assert!(!fits(65, 100, 5, DType::F32) && !fits(50, 129, 5, DType::F32) && !fits(50, 100, 33, DType::F32));
+        assert!(fits(28, 60, 5, DType::F64) && !fits(64, 128, 5, DType::F64));
+    }
+
+    #[test]
     fn the_fused_stroke_equals_its_parts() {
         let (device, n) = (Device::cpu_f64(), 6);
         for set in [settings(Placement::Warp, 19, 30), settings(Placement::Points, 19, 30)] {

@@ -28,10 +28,11 @@ const MAPS: [[f64; 6]; 8] = [
 
 fn sampling(h: usize, w: usize, live: bool) -> Case {
     let n = MAPS.len();
-    let case = Case::new(format!("stn {h}x{w}{}", if live { ", some not live" } else { "" }), &[&[n, h, w], &[n, 6]], {
-        |_, x, constants| x[0].stn(x[1], constants.first())
-    })
-    .with_input(1, MAPS.concat());
+    let case =
+        Case::new(format!("stn {h}x{w}{}", if live { ", some not live" } else { "" }), &[&[n, h, w], &[n, 6]], {
+            |_, x, constants| x[0].stn(x[1], constants.first())
+        })
+        .with_input(1, MAPS.concat());
     if live { case.with_constant(&[n, 1], mask(n, 3)) } else { case }
 }
 

@@ -87,7 +87,7 @@ fn layouts(n: usize, placement: Placement) -> Vec<f64> {
 
 /// Sizes for the kernels that keep a stroke in shared memory, and sizes that are too large for them: pixels, samples, points.
 fn strokes() -> Vec<Case> {
-    let fast = [[4, 5, 100, 50], [3, 5, 128, 64], [2, 32, 30, 17], [5, 3, 9, 8], [2, 2, 2, 1], [2, 4, 128, 5]];
+    let fast = [[4, 5, 100, 50], [2, 32, 128, 64], [2, 32, 30, 17], [5, 3, 9, 8], [2, 2, 2, 1], [2, 4, 128, 5]];
     let large = [[2, 5, 20, 66], [2, 5, 130, 20], [2, 33, 40, 12]];
     let mut all = vec![];
     for (what, sizes) in [("fast", &fast[..]), ("by parts", &large)] {
@@ -113,10 +113,10 @@ fn odd_strokes() -> Vec<Case> {
         ("few samples see the image", [9.1731937, 3.1711739, 0.5131371, -7.1311719, 5.3171933, -0.3171379]),
     ];
     let mut all = vec![];
-    for side in [23, 66] {
+    for samples in [20, 130] {
         for (what, map) in MAPS {
             let points = uniform(4, &[3, 10], 0.1, 0.9);
-            all.push(render(what, Placement::Warp, [3, 5, 20, side], map.repeat(3), points));
+            all.push(render(what, Placement::Warp, [3, 5, samples, 23], map.repeat(3), points));
         }
     }
     for placement in [Placement::Warp, Placement::Points] {
