@@ -304,6 +304,13 @@ KERNEL __launch_bounds__(THREADS) render_stroke_fwd(const REAL* __restrict__ poi
 
 // ---- Backward -----------------------------------------------------------------------------------------------------------
 
+// Where a row of dG holds pixel p: the four that a thread takes with one load are `groups` apart, so that their rows of Ex, which
+// threads side by side read, lie in different banks.
+__device__ __forceinline__ int place_in_row(int p, int groups) {
+    int quarter = (p >= groups) + (p >= 2 * groups) + (p >= 3 * groups);
+    return 4 * (p - quarter * groups) + quarter;
+}
+
 // From what the forward read and wrote, and dr [N, side, side], the gradients of points, matrix, pen. Shared memory: Ex and Ey
 // transposed [pixels, deep] each, over the raw and the placed image; dG and its transpose [side, pixels], over sums over columns;
 // moved [2J], curve [2, deep], and its gradient over the Gaussians.
@@ -360,11 +367,11 @@ KERNEL __launch_bounds__(THREADS) render_stroke_bwd(const REAL* __restrict__ poi
         REAL d = dplaced[pixel.at];
         // Where there is next to no ink, no sample of the curve feels the gradient.
         if (warped) d = image[pixel.at] > (REAL)1e-25 ? gather.at(map, dplaced, side, pixel.i, pixel.j) : (REAL)0;
-        dg[pixel.i * pixels + pixel.j] = d;
-        turned[pixel.j * pixels + pixel.i] = d;
+        dg[pixel.i * pixels + place_in_row(pixel.j, groups)] = d;
+        turned[pixel.j * pixels + place_in_row(pixel.i, groups)] = d;
     }
     for (int k = threadIdx.x; k < side * (pixels - side); k += THREADS) {
-        int at = k % side * pixels + side + k / side;
+        int at = k % side * pixels + place_in_row(side + k / side, groups);
         dg[at] = turned[at] = 0;
     }
     __syncthreads();
@@ -402,15 +409,15 @@ KERNEL __launch_bounds__(THREADS) render_stroke_bwd(const REAL* __restrict__ poi
 #pragma unroll
                 for (int c = 0; c < 4; c++) de[s][c] += a[s] * b[c];
         }
-        const REAL* own = (axis ? ey : ex) + 4 * column * deep + sample;
+        const REAL* own = (axis ? ey : ex) + column * deep + sample;
         REAL at[8];
         load4(at, curve + axis * deep + sample);
         load4(at + 4, curve + axis * deep + sample + 4);
 #pragma unroll
-        for (int c = 0; c < 4; c++) {
-            REAL e[8], position = place(4 * column + c, limit, inverse);
-            load4(e, own + c * deep);
-            load4(e + 4, own + c * deep + 4);
+        for (int c = 0; c < 4; c++, own += groups * deep) {
+            REAL e[8], position = place(column + c * groups, limit, inverse);
+            load4(e, own);
+            load4(e + 4, own + 4);
 #pragma unroll
             for (int s = 0; s < 8; s++) {
                 REAL d = at[s] - position, w = e[s] * de[s][c] * d;
