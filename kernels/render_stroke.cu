@@ -2,7 +2,7 @@
 //
 // The fast kernels keep everything between in shared memory: the curve, the Gaussians Ex and Ey, the ink Ey^T·Ex and its gradient. They
 // serve images of up to 64 pixels a side and curves of up to 128 samples and 32 points, as far as they fit; see `Fast` in
-// src/ops/render_stroke.rs, which computes the same sizes. The naive ones do what is particular to a stroke on images of any size,
+// src/ops/render_stroke/launches.rs, which computes the same sizes. The naive ones do what is particular to a stroke on images of any size,
 // between the kernels of bezier.cu, place_points.cu and raster.cu.
 
 #define THREADS 512
