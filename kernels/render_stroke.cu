@@ -2,7 +2,7 @@
 //
 // The fast kernels keep everything between in shared memory: the curve, the Gaussians Ex and Ey, the ink Ey^T·Ex and its gradient. They
 // serve images of up to 64 pixels a side and curves of up to 128 samples and 32 points, as far as they fit; see `Fast` in
-// src/ops/render_stroke.rs, which computes the same sizes. The naive ones do what is particular to a stroke on images of any size,
+// src/ops/render_stroke/launches.rs, which computes the same sizes. The naive ones do what is particular to a stroke on images of any size,
 // between the kernels of bezier.cu, place_points.cu and raster.cu.
 
 #define THREADS 512
@@ -68,22 +68,23 @@ struct Map {
     __device__ REAL row(REAL u, REAL v) const { return c * u + (d * v + down); }
 };
 
-// The four pixels around a sample, 0 outside of the image, and how far right of and below the first it is.
+// The four pixels around a sample, 0 outside of the image, and how far right of and below the first it is. All 0 where none is inside.
 struct Patch {
     REAL corner[4], right, below;
+    bool outside;
     __device__ Patch(const Map& map, const REAL* image, int side, int i, int j) {
         REAL u = (REAL)j - map.half, v = (REAL)i - map.half;
-        // Samples outside are moved to where all four are outside; a map that is not finite still shows.
         REAL x = map.column(u, v), y = map.row(u, v);
-        x = x < (REAL)-2 ? (REAL)-2 : x > map.limit ? map.limit : x;
-        y = y < (REAL)-2 ? (REAL)-2 : y > map.limit ? map.limit : y;
-        REAL left = floor(x), top = floor(y);
-        right = x - left, below = y - top;
-        int column = (int)left, row = (int)top;
+        corner[0] = corner[1] = corner[2] = corner[3] = right = below = 0;
+        outside = x <= (REAL)-1 || y <= (REAL)-1 || x >= map.limit || y >= map.limit;  // false of a map that is not finite, which shows
+        if (outside) return;
+        // Whole numbers from 0 on, since a conversion rounds towards 0.
+        unsigned column = (unsigned)(int)(x + (REAL)1) - 1, row = (unsigned)(int)(y + (REAL)1) - 1, size = side;
+        right = x - (REAL)(int)column, below = y - (REAL)(int)row;
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
-            int r = row + k / 2, c = column + k % 2;
-            corner[k] = (unsigned)r < (unsigned)side && (unsigned)c < (unsigned)side ? image[r * side + c] : (REAL)0;
+        for (unsigned k = 0; k < 4; k++) {
+            unsigned r = row + k / 2, c = column + k % 2;
+            corner[k] = r < size && c < size ? image[r * size + c] : (REAL)0;
         }
     }
     __device__ REAL value() const {
@@ -92,14 +93,17 @@ struct Patch {
     }
 };
 
-// The gradient of the map from that of one sample, added to sums.
-__device__ __forceinline__ void map_slopes(REAL sums[6], const Map& map, const Patch& patch, REAL d, int i, int j) {
+// Added to sums, with d the gradient of one sample: that of the map, and d times the sample.
+__device__ __forceinline__ void map_slopes(REAL sums[7], const Map& map, const REAL* image, int side, REAL d, int i, int j) {
+    Patch patch(map, image, side, i, j);
+    if (patch.outside) return;
     REAL across = patch.corner[1] - patch.corner[0], down = patch.corner[2] - patch.corner[0];
     REAL twist = patch.corner[3] - patch.corner[2] - across;
     REAL column = d * (twist * patch.below + across), row = d * (twist * patch.right + down);
     REAL u = (REAL)j - map.half, v = (REAL)i - map.half;
     sums[0] += column * u, sums[1] += column * v, sums[2] += map.half * column;
     sums[3] += row * u, sums[4] += row * v, sums[5] += map.half * row;
+    sums[6] += d * patch.value();
 }
 
 // The transpose of the warp, one pixel of the image at a time: the sum over the samples that see it, in order, so that no two threads
@@ -123,23 +127,25 @@ struct Gather {
         }
     }
 
-    // The first whole number from `low` on, and the first above `high`, both limited to 0 ..= side. Everything if one is not a number.
-    __device__ static int first(REAL low, REAL side) { return (int)smaller(larger(ceil(low), (REAL)0), side); }
-    __device__ static int end(REAL high, REAL side) { return (int)larger(smaller(floor(high) + (REAL)1, side), (REAL)0); }
+    // The first whole number from `low` on (or the one before, where it is that close), and the first above `high`, limited to
+    // 0 ..= side. Everything if one is not a number.
+    __device__ static int first(REAL low, REAL side) { return (int)smaller(larger(low + (REAL)0.999, (REAL)0), side); }
+    __device__ static int end(REAL high, REAL side) { return (int)larger(smaller(high + (REAL)1, side), (REAL)0); }
 
     __device__ REAL at(const Map& map, const REAL* dplaced, int side, int i, int j) const {
-        REAL x = map.right - (REAL)j, y = map.down - (REAL)i, limit = map.limit, sum = 0;
+        REAL x = map.right - (REAL)j, y = map.down - (REAL)i, sum = 0;
         REAL middle = map.half - (to_row[0] * x + to_row[1] * y);
-        for (int row = first(middle - reach, limit), last = end(middle + reach, limit); row < last; row++) {
-            REAL v = (REAL)row - map.half, rx = map.b * v + x, ry = map.d * v + y;
-            REAL one = per_column[0] * rx, two = per_column[1] * ry;
-            int column = first(map.half + larger(one - width[0], two - width[1]), limit);
-            int stop = end(map.half + smaller(one + width[0], two + width[1]), limit);
-            for (; column < stop; column++) {
-                REAL u = (REAL)column - map.half;
+        int row = first(middle - reach, map.limit), last = end(middle + reach, map.limit);
+        for (REAL v = (REAL)row - map.half; row < last; row++, v += 1) {
+            REAL rx = map.b * v + x, ry = map.d * v + y;
+            REAL one = per_column[0] * rx + map.half, two = per_column[1] * ry + map.half;
+            int column = first(larger(one - width[0], two - width[1]), map.limit);
+            int stop = end(smaller(one + width[0], two + width[1]), map.limit);
+            const REAL* d = dplaced + row * side;
+            for (REAL u = (REAL)column - map.half; column < stop; column++, u += 1) {
                 REAL near = larger((REAL)1 - fabs(map.a * u + rx), (REAL)0);
                 near *= larger((REAL)1 - fabs(map.c * u + ry), (REAL)0);
-                sum += near * dplaced[row * side + column];
+                sum += near * d[column];
             }
         }
         return sum;
@@ -178,20 +184,29 @@ __device__ __forceinline__ REAL moved_point(const REAL* z, const REAL* m, int k,
     return (REAL)0.5 * (row[0] * x + row[1] * y + row[2]) + (REAL)0.5;
 }
 
-// curve[axis·stride + n]; zeros beyond the samples.
+// Further than any pen reaches: samples that fill up a row leave no ink, and take part in nothing.
+#define FAR_AWAY ((REAL)1e6)
+
+// curve[axis·stride + n], FAR_AWAY beyond the samples.
 __device__ __forceinline__ void sample_curve(REAL* curve, int stride, const REAL* basis, const REAL* moved, int points, int samples) {
     for (int k = threadIdx.x; k < 2 * stride; k += blockDim.x) {
         int axis = k >= stride, n = k - axis * stride;
-        REAL sum = 0;
+        REAL sum = n < samples ? (REAL)0 : FAR_AWAY;
         for (int j = 0; n < samples && j < points; j++) sum += basis[n * points + j] * moved[2 * j + axis];
         curve[k] = sum;
     }
 }
 
+// exp(-d^2/2s^2) with `scale` = -1/(2·ln 2·s^2): the power of two is what the hardware has.
+__device__ __forceinline__ REAL gaussian(REAL d, REAL scale) { return exp2(d * d * scale); }
+#define HALF_PER_LN2 ((REAL)0.72134752044448170)
+// Pen widths from which on it is below 1e-19 (1e-154 in double precision), which is nothing beside the 1 that it comes from.
+#define REACH (sizeof(REAL) == 4 ? (REAL)9.4 : (REAL)26.7)
+
 // ---- Forward ------------------------------------------------------------------------------------------------------------
 
 // points [N, 2J], matrix [N, 6], pen [N, 2], on [N] -> y and raw [N, side, side], most [N]. Where a stroke is off, y is 0 and the others
-// are not written. Shared memory: Ex and Ey [S, stride] each, ink [side, side] over the basis [S, J], moved [2J], curve [2, S].
+// are not written. Shared memory: Ex and Ey [S, stride] each, ink [side, side] over the basis [S, J], moved [2J], curve [2, S]. S is rounded up.
 KERNEL __launch_bounds__(THREADS) render_stroke_fwd(const REAL* __restrict__ points, const REAL* __restrict__ matrix,
                                                     const REAL* __restrict__ pen, const REAL* __restrict__ on, REAL* __restrict__ y,
                                                     REAL* __restrict__ raw, REAL* __restrict__ most, int count, int side, int samples,
@@ -200,7 +215,9 @@ KERNEL __launch_bounds__(THREADS) render_stroke_fwd(const REAL* __restrict__ poi
     __shared__ double choose[MOST_POINTS + 1];
     long long stroke = blockIdx.x, first = stroke * side * side;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    if (on[stroke] == (REAL)0) {
+    REAL is_on = on[stroke], sigma = pen[2 * stroke], slope = pen[2 * stroke + 1], inverse = (REAL)1 / (REAL)side, limit = (REAL)side;
+    binomials(choose, count, samples);  // while the loads are on their way
+    if (is_on == (REAL)0) {
         for (int p = threadIdx.x; p < side * side; p += THREADS) y[first + p] = 0;
         return;
     }
@@ -209,39 +226,42 @@ KERNEL __launch_bounds__(THREADS) render_stroke_fwd(const REAL* __restrict__ poi
     REAL *ex = shared[0].at, *ey = ex + deep * stride, *ink = ey + deep * stride, *basis = ink;
     REAL *moved = ink + most_of(side * side, samples * count), *curve = moved + 2 * count;
     const REAL* m = matrix + 6 * stroke;
-    REAL sigma = pen[2 * stroke], slope = pen[2 * stroke + 1], inverse = (REAL)1 / (REAL)side, limit = (REAL)side;
 
-    binomials(choose, count, samples);
     for (int k = threadIdx.x; k < 2 * count; k += THREADS) moved[k] = moved_point(points + stroke * 2 * count, m, k, warped);
     __syncthreads();
     bernstein(basis, choose, count, samples);
     __syncthreads();
-    sample_curve(curve, samples, basis, moved, count, samples);
+    sample_curve(curve, deep, basis, moved, count, samples);
     __syncthreads();
 
     // A warp per row of Ex and Ey.
-    REAL scale = (REAL)-0.5 / (sigma * sigma);
-    for (int row = warp; row < 2 * deep; row += WARPS) {
-        int axis = row >= deep, n = row - axis * deep;
-        for (int p = lane; p < stride; p += WARP) {
-            REAL d = n < samples ? curve[axis * samples + n] - place(p, limit, inverse) : (REAL)0;
-            ex[row * stride + p] = n < samples && p < side ? exp(d * d * scale) : (REAL)0;
-        }
+    REAL scale = -HALF_PER_LN2 / (sigma * sigma);
+    for (int p = lane; p < stride; p += WARP) {
+        REAL position = place(p, limit, inverse);
+        for (int row = warp; row < 2 * deep; row += WARPS) ex[row * stride + p] = gaussian(curve[row] - position, scale);
     }
     __syncthreads();
 
-    // The ink: a lane has 8×4 pixels and every fourth sample; then the four lanes of a tile add up what they have.
+    // The ink: a lane has 8×4 pixels and every fourth sample, as far as they reach the rows of its warp; then the four lanes of a tile
+    // add up what they have.
     int across = (side + 3) / 4, tiles = (side + 7) / 8 * across, quarter = lane / 8;
     if (warp * 8 < tiles) {
         int tile = warp * 8 + lane % 8, held = tile < tiles ? tile : tiles - 1, top = held / across * 8, left = held % across * 4;
         int mine = quarter & 2 ? 4 : 0;  // the rows that this lane will complete come first, those it gives to another last
+        // Which fours of samples are near: lane k looks at samples 4k...
+        REAL above = (REAL)(warp * 8 / across * 8) * inverse - REACH * fabs(sigma);
+        REAL under = (REAL)((warp * 8 + 7) / across * 8 + 7) * inverse + REACH * fabs(sigma);
+        bool near = false;
+        for (int n = 4 * lane; n < 4 * lane + 4 && n < deep; n++) near |= !(curve[deep + n] < above || curve[deep + n] > under);
+        unsigned active = __ballot_sync(ALL_LANES, near);
+        const REAL *keep = ey + quarter * stride + top + mine, *give = keep + 4 - 2 * mine, *row = ex + quarter * stride + left;
         REAL sums[8][4] = {};
-#pragma unroll 2
-        for (int n = quarter; n < deep; n += 4) {
+        for (; active; active &= active - 1) {
+            int at = (__ffs((int)active) - 1) * 4 * stride;
             REAL a[8], b[4];
-            load4(a, ey + n * stride + top + mine);
-            load4(a + 4, ey + n * stride + top + 4 - mine);
-            load4(b, ex + n * stride + left);
+            load4(a, keep + at);
+            load4(a + 4, give + at);
+            load4(b, row + at);
 #pragma unroll
             for (int r = 0; r < 8; r++)
 #pragma unroll
@@ -284,6 +304,13 @@ KERNEL __launch_bounds__(THREADS) render_stroke_fwd(const REAL* __restrict__ poi
 
 // ---- Backward -----------------------------------------------------------------------------------------------------------
 
+// Where a row of dG holds pixel p: the four that a thread takes with one load are `groups` apart, so that their rows of Ex, which
+// threads side by side read, lie in different banks.
+__device__ __forceinline__ int place_in_row(int p, int groups) {
+    int quarter = (p >= groups) + (p >= 2 * groups) + (p >= 3 * groups);
+    return 4 * (p - quarter * groups) + quarter;
+}
+
 // From what the forward read and wrote, and dr [N, side, side], the gradients of points, matrix, pen. Shared memory: Ex and Ey
 // transposed [pixels, deep] each, over the raw and the placed image; dG and its transpose [side, pixels], over sums over columns;
 // moved [2J], curve [2, deep], and its gradient over the Gaussians.
@@ -298,37 +325,38 @@ KERNEL __launch_bounds__(THREADS) render_stroke_bwd(const REAL* __restrict__ poi
     __shared__ REAL parts[SUMS][WARPS], dmoved[2 * MOST_POINTS];
     long long stroke = blockIdx.x, first = stroke * side * side;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    if (on[stroke] == (REAL)0) {
+    REAL is_on = on[stroke], sigma = pen[2 * stroke], slope = pen[2 * stroke + 1], inverse = (REAL)1 / (REAL)side, limit = (REAL)side;
+    binomials(choose, count, samples);  // while the loads are on their way
+    if (is_on == (REAL)0) {
         for (int k = threadIdx.x; dpoints && k < 2 * count; k += THREADS) put(dpoints, stroke * 2 * count + k, 0, add_dpoints);
         if (dmatrix && threadIdx.x < 6) put(dmatrix, stroke * 6 + threadIdx.x, 0, add_dmatrix);
         if (dpen && threadIdx.x < 2) put(dpen, stroke * 2 + threadIdx.x, 0, add_dpen);
         return;
     }
-    int pixels = round_up(side, 4), deep = round_up(samples, 8), groups = pixels / 4, half = deep / 2;
+    int pixels = round_up(side, 4), deep = round_up(samples, 8), groups = pixels / 4;
     int e_size = most_of(pixels * most_of(deep, pixels), deep * (count + 2) / 2);
     int d_size = most_of(most_of(side * pixels, groups * deep), deep * count / 2);
     REAL *ex = shared[0].at, *ey = ex + pixels * deep, *image = ex, *dplaced = ex + side * side, *dcurve = ex;
     REAL *dg = ex + 2 * e_size, *turned = dg + side * pixels, *columns = dg, *basis = dg, *curve = dg + 2 * d_size;
     REAL* moved = curve + 2 * deep;
     const REAL *m = matrix + 6 * stroke, *z = points + stroke * 2 * count;
-    REAL sigma = pen[2 * stroke], slope = pen[2 * stroke + 1], inverse = (REAL)1 / (REAL)side, limit = (REAL)side;
     REAL sums[SUMS] = {};
 
     // The curve, and the image-space gradient as far as each pixel has its own.
-    binomials(choose, count, samples);
     for (int k = threadIdx.x; k < 2 * count; k += THREADS) moved[k] = moved_point(z, m, k, warped);
     REAL steep = (REAL)1 / (most[stroke] * slope);
     for (int p = threadIdx.x; p < side * side; p += THREADS) {
         REAL t = r[first + p];
         dplaced[p] = dr[first + p] * ((REAL)1 - t * t) * steep;
         image[p] = raw[first + p];
+        if (!warped) sums[6] += dplaced[p] * image[p];
     }
     __syncthreads();
     Map map(m, side);
     bernstein(basis, choose, count, samples);
     if (warped) {
         for (Pixel pixel(side); pixel.inside(); pixel.next())
-            map_slopes(sums, map, Patch(map, image, side, pixel.i, pixel.j), dplaced[pixel.at], pixel.i, pixel.j);
+            map_slopes(sums, map, image, side, dplaced[pixel.at], pixel.i, pixel.j);
     }
     __syncthreads();
     sample_curve(curve, deep, basis, moved, count, samples);
@@ -336,59 +364,60 @@ KERNEL __launch_bounds__(THREADS) render_stroke_bwd(const REAL* __restrict__ poi
 
     Gather gather(map, side);
     for (Pixel pixel(side); pixel.inside(); pixel.next()) {
-        REAL value = image[pixel.at], d = dplaced[pixel.at];
-        // Where there is no ink, no sample of the curve feels the gradient.
-        if (warped) d = value != (REAL)0 ? gather.at(map, dplaced, side, pixel.i, pixel.j) : (REAL)0;
-        dg[pixel.i * pixels + pixel.j] = d;
-        turned[pixel.j * pixels + pixel.i] = d;
-        sums[6] += d * value;
+        REAL d = dplaced[pixel.at];
+        // Where there is next to no ink, no sample of the curve feels the gradient.
+        if (warped) d = image[pixel.at] > (REAL)1e-25 ? gather.at(map, dplaced, side, pixel.i, pixel.j) : (REAL)0;
+        dg[pixel.i * pixels + place_in_row(pixel.j, groups)] = d;
+        turned[pixel.j * pixels + place_in_row(pixel.i, groups)] = d;
     }
     for (int k = threadIdx.x; k < side * (pixels - side); k += THREADS) {
-        int at = k % side * pixels + side + k / side;
+        int at = k % side * pixels + place_in_row(side + k / side, groups);
         dg[at] = turned[at] = 0;
     }
     __syncthreads();
 
     // A warp per pixel of Ex and Ey.
-    REAL square = sigma * sigma, scale = (REAL)-0.5 / square;
+    REAL square = sigma * sigma, scale = -HALF_PER_LN2 / square;
     for (int row = warp; row < 2 * pixels; row += WARPS) {
-        int axis = row >= pixels, p = row - axis * pixels;
-        REAL position = place(p, limit, inverse);
-        for (int n = lane; n < deep; n += WARP) {
-            REAL d = curve[axis * deep + n] - position;
-            ex[row * deep + n] = n < samples && p < side ? exp(d * d * scale) : (REAL)0;
-        }
+        int axis = row >= pixels;
+        REAL position = place(row - axis * pixels, limit, inverse);
+        for (int n = lane; n < deep; n += WARP) ex[row * deep + n] = gaussian(curve[axis * deep + n] - position, scale);
     }
     __syncthreads();
 
-    // A thread has 8 samples and 4 pixels of d Ex = Ey·dG or of d Ey = Ex·dG^T: samples 4g.. and half + 4g..
+    // A thread has 8 samples and 4 pixels of d Ex = Ey·dG or of d Ey = Ex·dG^T, from the pixels that its samples reach.
     int each = groups * (deep / 8), task = threadIdx.x, axis = task >= each;
     task -= axis * each;
-    int column = task % groups, sample = task / groups * 4;
+    int column = task % groups, sample = task / groups * 8;
     REAL slopes[8] = {}, spread = 0;
     if (task < each) {
-        const REAL *other = (axis ? ex : ey) + sample, *d = (axis ? turned : dg) + 4 * column;
+        const REAL* across = curve + (axis ? 0 : deep) + sample;
+        REAL low = across[0], high = low;
+        for (int s = 1; s < 8 && sample + s < samples; s++) low = smaller(low, across[s]), high = larger(high, across[s]);
+        int from = (int)smaller(larger((low - REACH * fabs(sigma)) * limit, (REAL)0), limit);
+        int last = (int)larger(smaller((high + REACH * fabs(sigma)) * limit + (REAL)1, limit), (REAL)0);
+        const REAL *other = (axis ? ex : ey) + from * deep + sample, *d = (axis ? turned : dg) + from * pixels + 4 * column;
         REAL de[8][4] = {};
 #pragma unroll 2
-        for (int k = 0; k < side; k++) {
+        for (int k = from; k < last; k++, other += deep, d += pixels) {
             REAL a[8], b[4];
-            load4(a, other + k * deep);
-            load4(a + 4, other + k * deep + half);
-            load4(b, d + k * pixels);
+            load4(a, other);
+            load4(a + 4, other + 4);
+            load4(b, d);
 #pragma unroll
             for (int s = 0; s < 8; s++)
 #pragma unroll
                 for (int c = 0; c < 4; c++) de[s][c] += a[s] * b[c];
         }
-        const REAL* own = (axis ? ey : ex) + 4 * column * deep + sample;
+        const REAL* own = (axis ? ey : ex) + column * deep + sample;
         REAL at[8];
         load4(at, curve + axis * deep + sample);
-        load4(at + 4, curve + axis * deep + sample + half);
+        load4(at + 4, curve + axis * deep + sample + 4);
 #pragma unroll
-        for (int c = 0; c < 4; c++) {
-            REAL e[8], position = place(4 * column + c, limit, inverse);
-            load4(e, own + c * deep);
-            load4(e + 4, own + c * deep + half);
+        for (int c = 0; c < 4; c++, own += groups * deep) {
+            REAL e[8], position = place(column + c * groups, limit, inverse);
+            load4(e, own);
+            load4(e + 4, own + 4);
 #pragma unroll
             for (int s = 0; s < 8; s++) {
                 REAL d = at[s] - position, w = e[s] * de[s][c] * d;
@@ -400,7 +429,7 @@ KERNEL __launch_bounds__(THREADS) render_stroke_bwd(const REAL* __restrict__ poi
     __syncthreads();  // dG gives way to the sums over columns, one row of samples per group of pixels
     if ((int)threadIdx.x < 2 * each) {
         store4(columns + (axis * groups + column) * deep + sample, slopes);
-        store4(columns + (axis * groups + column) * deep + sample + half, slopes + 4);
+        store4(columns + (axis * groups + column) * deep + sample + 4, slopes + 4);
     }
     sums[7] = spread;
 #pragma unroll
@@ -416,7 +445,7 @@ KERNEL __launch_bounds__(THREADS) render_stroke_bwd(const REAL* __restrict__ poi
         int which = k >= samples, n = k - which * samples;
         REAL sum = 0;
         for (int group = 0; group < groups; group++) sum += columns[(which * groups + group) * deep + n];
-        dcurve[which * deep + n] = (scale + scale) * sum;
+        dcurve[which * deep + n] = -sum / square;
     }
     __syncthreads();
     for (int k = warp; k < 2 * count; k += WARPS) {
@@ -471,7 +500,7 @@ KERNEL __launch_bounds__(256) render_naive_fwd(const REAL* __restrict__ matrix, 
 
 // dink from dr, and the gradients of slope and, where the image is warped, matrix. `dplaced` is room for an image. One block per stroke;
 // dink of a stroke that is off is not written.
-KERNEL __launch_bounds__(256) render_naive_bwd(const REAL* __restrict__ matrix, const REAL* __restrict__ pen, const REAL* __restrict__ on,
+KERNEL __launch_bounds__(256, 2) render_naive_bwd(const REAL* __restrict__ matrix, const REAL* __restrict__ pen, const REAL* __restrict__ on,
                                                const REAL* __restrict__ r, const REAL* __restrict__ raw, const REAL* __restrict__ most,
                                                const REAL* __restrict__ dr, REAL* dplaced, REAL* __restrict__ dink, REAL* dmatrix,
                                                int add_dmatrix, REAL* dpen, int add_dpen, int side, int warped) {
@@ -484,14 +513,13 @@ KERNEL __launch_bounds__(256) render_naive_bwd(const REAL* __restrict__ matrix, 
         for (Pixel pixel(side); pixel.inside(); pixel.next()) {
             REAL t = r[first + pixel.at], d = dr[first + pixel.at] * ((REAL)1 - t * t) * steep;
             dplaced[first + pixel.at] = d;
-            if (warped) map_slopes(sums, map, Patch(map, raw + first, side, pixel.i, pixel.j), d, pixel.i, pixel.j);
+            if (warped) map_slopes(sums, map, raw + first, side, d, pixel.i, pixel.j);
+            else sums[6] += d * raw[first + pixel.at];
         }
         __syncthreads();
         Gather gather(map, side);
         for (Pixel pixel(side); pixel.inside(); pixel.next()) {
-            REAL d = warped ? gather.at(map, dplaced + first, side, pixel.i, pixel.j) : dplaced[first + pixel.at];
-            dink[first + pixel.at] = d;
-            sums[6] += d * raw[first + pixel.at];
+            dink[first + pixel.at] = warped ? gather.at(map, dplaced + first, side, pixel.i, pixel.j) : dplaced[first + pixel.at];
         }
     }
     for (int k = 0; k < 7; k++) {

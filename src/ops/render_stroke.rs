@@ -11,21 +11,18 @@
 //! large for that, goes through the kernels of its parts. With dG the gradient of the raster, dω0 = −Σ dG ⊙ raster / ω0, since r depends on the raster only
 //! through raster/ω0 where m is constant.
 
+mod launches;
+
 use super::{
     Cost, Op,
     bezier::{self, bernstein, sample_curve, sample_curve_backward},
     max_norm::divisor,
     place_points::{count, place, place_backward},
-    raster::{self, Raster, TOGETHER, add_columns, sum},
+    raster::{Raster, TOGETHER, add_columns, sum},
     stn::{Sampler, is_live},
 };
-use crate::{
-    DType, Device, Tensor, Var, cpu,
-    device::on_device,
-    gpu::{Arg, Gpu, Launch, args, grad},
-    real::Real,
-    tape::Slot,
-};
+use crate::{DType, Device, Tensor, Var, cpu, device::on_device, gpu::grad, real::Real, tape::Slot};
+use launches::Fast;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -233,110 +230,6 @@ impl RenderStroke {
     }
 }
 
-/// The kernels that keep a stroke in the shared memory of one block, where it fits.
-struct Fast {
-    j: usize,
-    set: RenderSettings,
-    /// Shared memory in bytes, forward and backward.
-    bytes: [usize; 2],
-}
-
-impl Fast {
-    /// Limits of the kernels, and the shared memory that every card has for one block.
-    const SIDE: usize = 64;
-    const SAMPLES: usize = 128;
-    const POINTS: usize = 32;
-    const BYTES: usize = 99 << 10;
-    const THREADS: usize = 512;
-
-    fn new(set: RenderSettings, j: usize, dtype: DType) -> Option<Self> {
-        let RenderSettings { side, samples, .. } = set;
-        if side > Self::SIDE || samples > Self::SAMPLES || j > Self::POINTS {
-            return None;
-        }
-        // The layouts that the kernels describe.
-        let gaussians = 2 * samples.next_multiple_of(4) * (side.next_multiple_of(8) | 8);
-        let forward = gaussians + (side * side).max(samples * j) + 2 * (j + samples);
-        let (pixels, deep) = (side.next_multiple_of(4), samples.next_multiple_of(8));
-        let gaussians = (pixels * deep.max(pixels)).max(deep * (j + 2) / 2);
-        let ink = (side * pixels).max(pixels / 4 * deep).max(deep * j / 2);
-        let backward = 2 * (gaussians + ink + deep + j);
-        // Beside these there is what the kernels declare themselves.
-        let bytes = [forward, backward].map(|numbers| numbers * dtype.bytes());
-        bytes.iter().all(|&b| b + 300 * dtype.bytes() <= Self::BYTES).then_some(Fast { j, set, bytes })
-    }
-
-    fn forward(&self, gpu: &Gpu, op: &RenderStroke, x: &[Tensor], [y, raw, most]: [&Tensor; 3]) {
-        let (out, floor) = ([y.out(), raw.out(), most.out()], Arg::Real(self.set.norm_floor));
-        let (side, samples) = (self.set.side, self.set.samples);
-        let sizes = [self.j, side, samples, op.warped()].map(Arg::from);
-        let all =
-            args![&x[0], &x[1], &x[2], &op.on, out[0], out[1], out[2], sizes[0], sizes[1], sizes[2], sizes[3], floor];
-        let launch = Launch::rows(most.len(), Self::THREADS).shared(self.bytes[0]);
-        gpu.launch("render_stroke", "render_stroke_fwd", launch, all);
-    }
-
-    fn backward(&self, gpu: &Gpu, op: &RenderStroke, x: &[Tensor], y: &[Tensor], dy: &Tensor, slots: [[Arg; 2]; 3]) {
-        let saved = [&x[0], &x[1], &x[2], &op.on, &y[0], &y[1], &y[2], dy].map(Arg::from);
-        let sizes = [self.j, self.set.side, self.set.samples, op.warped()].map(Arg::from);
-        let all = [&saved[..], slots.as_flattened(), &sizes].concat();
-        let launch = Launch::rows(y[2].len(), Self::THREADS).shared(self.bytes[1]);
-        gpu.launch("render_stroke", "render_stroke_bwd", launch, &all);
-    }
-}
-
-impl RenderStroke {
-    fn warped(&self) -> usize {
-        (self.set.placement == Placement::Warp) as usize
-    }
-
-    /// The sampled curves in the frame where they are drawn, on a GPU.
-    fn curves(&self, gpu: &Gpu, x: &[Tensor]) -> Tensor {
-        let ((n, j), cx, samples) = (self.sizes(x), x[0].device(), self.set.samples);
-        let (mut points, curve) = (x[0].clone(), Tensor::empty(cx, &[n, samples, 2]));
-        if self.set.placement == Placement::Points {
-            points = Tensor::empty(cx, x[0].shape());
-            let all = args![&x[0], &x[1], points.out(), n, j];
-            gpu.launch("place_points", "place_points_fwd", Launch::elements(n * j), all);
-        }
-        let all = args![&points, curve.out(), n, j, samples];
-        gpu.launch("bezier", "bezier_fwd", Launch::elements(n * samples), all);
-        curve
-    }
-
-    fn forward_by_parts(&self, gpu: &Gpu, x: &[Tensor], [y, raw, most]: [&Tensor; 3]) {
-        raster::launch(gpu, [&self.curves(gpu, x), &x[2]], Some(&self.on), raw);
-        let (side, floor) = (self.set.side, Arg::Real(self.set.norm_floor));
-        let all = args![&x[1], &x[2], &self.on, raw, y.out(), most.out(), side, self.warped(), floor];
-        gpu.launch("render_stroke", "render_naive_fwd", Launch::rows(most.len(), 256), all);
-    }
-
-    fn backward_by_parts(&self, gpu: &Gpu, x: &[Tensor], y: &[Tensor], dy: &Tensor, slots: [[Arg; 2]; 3]) {
-        let ((n, j), cx, side, samples) = (self.sizes(x), x[0].device(), self.set.side, self.set.samples);
-        let [[dpoints, add_points], [dmatrix, add_matrix], [dpen, add_pen]] = slots;
-        let [dplaced, dink] = [(); 2].map(|()| Tensor::empty(cx, &[n, side, side]));
-        let saved = [&x[1], &x[2], &self.on, &y[0], &y[1], &y[2], dy].map(Arg::from);
-        let out = [dplaced.out(), dink.out(), dmatrix, add_matrix, dpen, add_pen, side.into(), self.warped().into()];
-        gpu.launch("render_stroke", "render_naive_bwd", Launch::rows(n, 256), &[&saved[..], &out].concat());
-
-        let (curve, dcurve) = (self.curves(gpu, x), Tensor::empty(cx, &[n, samples, 2]));
-        let slots = [[dcurve.out(), Arg::Int(0)], [dpen, add_pen]];
-        raster::launch_backward(gpu, [&curve, &x[2]], Some(&self.on), &dink, slots);
-        let bezier = |to: Arg, add: Arg| {
-            gpu.launch("bezier", "bezier_bwd", Launch::rows(n, 256), args![&dcurve, to, add, j, samples]);
-        };
-        match self.set.placement {
-            Placement::Warp => bezier(dpoints, add_points),
-            Placement::Points => {
-                let dmoved = Tensor::empty(cx, x[0].shape());
-                bezier(dmoved.out(), Arg::Int(0));
-                let all = args![&x[0], &x[1], &dmoved, dpoints, add_points, dmatrix, add_matrix, j];
-                gpu.launch("place_points", "place_points_bwd", Launch::rows(n, 32), all);
-            }
-        }
-    }
-}
-
 impl Op for RenderStroke {
     fn name(&self) -> &'static str {
         "render_stroke"
@@ -475,6 +368,14 @@ mod tests {
         both_ways(device, &strokes(device, n), |_, [points, layout, pen]| {
             render_stroke(points, matrix(layout, set.placement), pen, &on, set)
         })
+    }
+
+    #[test]
+    fn strokes_of_ordinary_size_fit_into_the_shared_memory_of_a_block() {
+        let fits = |side, samples, j, dtype| Fast::new(settings(Placement::Warp, side, samples), j, dtype).is_some();
+        assert!(fits(64, 128, 32, DType::F32) && fits(50, 100, 5, DType::F32) && fits(1, 128, 32, DType::F32));
+        assert!(!fits(65, 100, 5, DType::F32) && !fits(50, 129, 5, DType::F32) && !fits(50, 100, 33, DType::F32));
+        assert!(fits(28, 60, 5, DType::F64) && !fits(64, 128, 5, DType::F64));
     }
 
     #[test]
