@@ -72,8 +72,8 @@ KERNEL __launch_bounds__(256) adam(const REAL* g, const REAL* healthy, REAL* p, 
 }
 
 // One row of the report, ring[(update mod rows)·12 ..], and whether the step may change anything: healthy [1] becomes 0 with the
-// first loss or gradient that is not finite, and stays 0. Sums over the batch, and over [T, B] where a tensor has steps.
-// totals [11, T·B] in the order of the report's first parts; squares [parts] of the gradient.
+// first loss or gradient that is not finite, and stays 0. loss [1]; squares [parts] of the gradient; per_image [4, B] and per_step
+// [9, T, B] as listed below. One block.
 KERNEL __launch_bounds__(256) report(const REAL* loss, const REAL* squares, const REAL* per_image, const REAL* per_step, REAL* ring,
                                      REAL* healthy, int parts, int images, int steps, u64 update, const unsigned* clock, unsigned rows) {
     REAL* row = ring + (clock_step(update, clock) % rows) * 12;

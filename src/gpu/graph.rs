@@ -77,3 +77,70 @@ impl Graph {
         Ok(())
     }
 }
+
+#[cfg(all(test, unix))]
+#[path = "../../tests/common/stand_in.rs"]
+mod stand_in;
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use crate::{DType, Device, MathMode, Tensor, rng::Rng, rng::Stream};
+
+    fn device() -> Option<(stand_in::Alone, Device)> {
+        if let Err(why) = stand_in::install() {
+            println!("{why}");
+            return None;
+        }
+        Some((stand_in::alone(), Device::cuda(0, DType::F32, MathMode::F32).unwrap()))
+    }
+
+    /// Runs `first` as a step, then captures `second` as one, and returns what it is refused for.
+    fn refusal(device: &Device, first: impl Fn(), second: impl Fn()) -> String {
+        let gpu = device.gpu().unwrap();
+        let scoped = |work: &dyn Fn()| {
+            let _step = device.step();
+            gpu.enter("scribble");
+            work();
+        };
+        scoped(&first);
+        match gpu.capture(|| scoped(&second)) {
+            Ok(_) => panic!("nothing was refused"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_a_captured_step_may_not_do_is_refused_with_the_name_of_the_op() {
+        let Some((_alone, device)) = device() else { return };
+        let small = || drop(Tensor::full(&device, &[10], 1.0));
+        let refused = |second: &dyn Fn(), what: &str| {
+            let why = refusal(&device, small, second);
+            assert!(why.contains("scribble") && why.contains(what), "{why}");
+            // The device goes on.
+            assert_eq!(Tensor::full(&device, &[3], 2.0).to_f32(), [2.0; 3]);
+            device.check().unwrap();
+        };
+        refused(&|| drop(Tensor::full(&device, &[100_000_000], 1.0)), "asked for 400000000 bytes");
+        refused(&|| drop(Tensor::from_f64(&device, &[10], &[1.0; 10])), "sent values");
+        refused(&|| drop(Tensor::full(&device, &[10], 1.0).to_f32()), "read back");
+    }
+
+    #[test]
+    fn replays_draw_what_the_steps_in_their_place_would_have_drawn() {
+        let Some((_alone, device)) = device() else { return };
+        let gpu = device.gpu().unwrap();
+        let kept = Tensor::zeros(&device, &[4]);
+        let draw = |step: u64| {
+            let _step = device.step();
+            kept.copy_on_gpu(&Rng::new(9, step).normal_tensor(&device, Stream(1), &[4]));
+        };
+        draw(0);
+        let mut graph = gpu.capture(|| draw(1)).unwrap();
+        graph.replay(0, 3).unwrap();
+        let wanted = |step| Rng::new(9, step).normal_tensor(&device, Stream(1), &[4]).to_f32();
+        assert_eq!(kept.to_f32(), wanted(3));
+        graph.replay(1, 1).unwrap();
+        assert_eq!(kept.to_f32(), wanted(2));
+    }
+}

@@ -1,7 +1,13 @@
 //! Elementwise sums, differences and products, products with one number per row, and sums.
 
 use super::{Op, same_shape};
-use crate::{Device, Tensor, Var, cpu, device::on_device, real::Real, tape::Slot};
+use crate::{
+    Device, Tensor, Var, cpu,
+    device::on_device,
+    gpu::{Arg, Launch, args, grad},
+    real::Real,
+    tape::Slot,
+};
 
 /// y = a·x + b·z.
 struct Combine {
@@ -27,18 +33,25 @@ impl Op for Combine {
                     *y = a * x + b * z;
                 }
             });
+        }, gpu => {
+            let (n, [a, b]) = (y.len(), [self.a, self.b].map(Arg::Real));
+            gpu.launch("elementwise", "combine_fwd", Launch::elements(n), args![&x[0], &x[1], y.out(), n, a, b]);
         });
         vec![y]
     }
 
     fn backward(&self, cx: &Device, _: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
-        for (slot, factor) in dx.iter_mut().zip([self.a, self.b]) {
-            let Some(slot) = slot else { continue };
-            on_device!(cx, T => {
-                let (factor, dy) = (T::of(factor), dy.slice::<T>());
+        on_device!(cx, T => {
+            for (slot, factor) in dx.iter_mut().zip([self.a, self.b]) {
+                let (Some(slot), factor, dy) = (slot, T::of(factor), dy.slice::<T>()) else { continue };
                 add_map(slot, #[inline(always)] |i| factor * dy[i]);
-            });
-        }
+            }
+        }, gpu => {
+            let [x, z] = dx else { unreachable!() };
+            let ([dx, add_dx], [dz, add_dz], n) = (grad(x), grad(z), dy.len());
+            let [a, b] = [self.a, self.b].map(Arg::Real);
+            gpu.launch("elementwise", "combine_bwd", Launch::elements(n), args![dy, dx, add_dx, dz, add_dz, n, a, b]);
+        });
     }
 }
 
@@ -76,18 +89,25 @@ impl Op for Mul {
                     *y = x * z;
                 }
             });
+        }, gpu => {
+            let n = y.len();
+            gpu.launch("elementwise", "mul_fwd", Launch::elements(n), args![&x[0], &x[1], y.out(), n]);
         });
         vec![y]
     }
 
     fn backward(&self, cx: &Device, x: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
-        for (slot, other) in dx.iter_mut().zip([&x[1], &x[0]]) {
-            let Some(slot) = slot else { continue };
-            on_device!(cx, T => {
-                let (other, dy) = (other.slice::<T>(), dy.slice::<T>());
+        on_device!(cx, T => {
+            for (slot, other) in dx.iter_mut().zip([&x[1], &x[0]]) {
+                let (Some(slot), other, dy) = (slot, other.slice::<T>(), dy.slice::<T>()) else { continue };
                 add_map(slot, #[inline(always)] |i| other[i] * dy[i]);
-            });
-        }
+            }
+        }, gpu => {
+            let [left, right] = dx else { unreachable!() };
+            let ([dx, add_dx], [dz, add_dz], n) = (grad(left), grad(right), dy.len());
+            let args = args![&x[0], &x[1], dy, dx, add_dx, dz, add_dz, n];
+            gpu.launch("elementwise", "mul_bwd", Launch::elements(n), args);
+        });
     }
 }
 
@@ -109,17 +129,30 @@ impl Op for Scale {
             for (y, &x) in y.slice_mut::<T>().iter_mut().zip(x) {
                 *y = factor * x + offset;
             }
+        }, gpu => {
+            let (n, [factor, offset]) = (y.len(), [self.factor, self.offset].map(Arg::Real));
+            gpu.launch("elementwise", "scale_fwd", Launch::elements(n), args![&x[0], y.out(), n, factor, offset]);
         });
         vec![y]
     }
 
     fn backward(&self, cx: &Device, _: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
-        let Some(slot) = &mut dx[0] else { return };
-        on_device!(cx, T => {
-            let (factor, dy) = (T::of(self.factor), dy.slice::<T>());
-            add_map(slot, #[inline(always)] |i| factor * dy[i]);
-        });
+        add_multiple(cx, dy, self.factor, &mut dx[0]);
     }
+}
+
+/// slot += factor·dy.
+pub(super) fn add_multiple(cx: &Device, dy: &Tensor, factor: f64, slot: &mut Option<Slot>) {
+    if slot.is_none() {
+        return;
+    }
+    on_device!(cx, T => {
+        let (Some(slot), factor, dy) = (slot, T::of(factor), dy.slice::<T>()) else { return };
+        add_map(slot, #[inline(always)] |i| factor * dy[i]);
+    }, gpu => {
+        let ([dx, add], n) = (grad(slot), dy.len());
+        gpu.launch("elementwise", "scale_bwd", Launch::elements(n), args![dy, dx, add, n, Arg::Real(factor)]);
+    });
 }
 
 /// y = log(1 + eˣ).
@@ -136,6 +169,9 @@ impl Op for Softplus {
             for (y, &x) in y.slice_mut::<T>().iter_mut().zip(x[0].slice::<T>()) {
                 *y = x.larger(T::ZERO) + (-x.abs()).exp().ln_1p();
             }
+        }, gpu => {
+            let n = y.len();
+            gpu.launch("elementwise", "softplus_fwd", Launch::elements(n), args![&x[0], y.out(), n]);
         });
         vec![y]
     }
@@ -145,6 +181,9 @@ impl Op for Softplus {
         on_device!(cx, T => {
             let (x, dy) = (x[0].slice::<T>(), dy.slice::<T>());
             add_map(slot, #[inline(always)] |i| dy[i] * x[i].sigmoid());
+        }, gpu => {
+            let ([dx, add], n) = (grad(&mut dx[0]), dy.len());
+            gpu.launch("elementwise", "softplus_bwd", Launch::elements(n), args![&x[0], dy, dx, add, n]);
         });
     }
 }
@@ -166,6 +205,9 @@ impl Op for Sum {
             for (y, x) in y.slice_mut::<T>().iter_mut().zip(x[0].slice::<T>().chunks(self.group)) {
                 *y = x.iter().copied().sum();
             }
+        }, gpu => {
+            let threads = self.group.next_multiple_of(32).clamp(32, 1024);
+            gpu.launch("elementwise", "sum_fwd", Launch::rows(y.len(), threads), args![&x[0], y.out(), self.group]);
         });
         vec![y]
     }
@@ -176,6 +218,9 @@ impl Op for Sum {
             for (dx, &dy) in slot.add::<T>().chunks_mut(self.group).zip(dy.slice::<T>()) {
                 dx.iter_mut().for_each(|dx| *dx += dy);
             }
+        }, gpu => {
+            let ([dx, add], n) = (grad(&mut dx[0]), dy.len() * self.group);
+            gpu.launch("elementwise", "sum_bwd", Launch::elements(n), args![dy, dx, add, n, self.group]);
         });
     }
 }

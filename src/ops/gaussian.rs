@@ -9,7 +9,13 @@
 //! ```
 
 use super::Op;
-use crate::{Device, Tensor, Var, device::on_device, real::Real, tape::Slot};
+use crate::{
+    Device, Tensor, Var,
+    device::on_device,
+    gpu::{Arg, Launch, args, grad},
+    real::Real,
+    tape::Slot,
+};
 
 /// log √(2π).
 pub(super) const HALF_LOG_TAU: f64 = 0.918_938_533_204_672_8;
@@ -142,12 +148,16 @@ impl Op for LogDensity {
                     *y += log[0];
                 }
             }
+        }, gpu => {
+            let constant = Arg::Real(-HALF_LOG_TAU * (groups * d) as f64);
+            let args = args![&x[0], &x[1], y.out(), n, groups, d, constant];
+            gpu.launch("gaussian", "gaussian_logpdf_fwd", Launch::rows(n.div_ceil(4), 128), args);
         });
         vec![y]
     }
 
     fn backward(&self, cx: &Device, x: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
-        let ((_, d), groups) = (self.dims(x), self.groups);
+        let ((n, d), groups) = (self.dims(x), self.groups);
         let [slot_z, slot_p] = dx else { unreachable!() };
         on_device!(cx, T => {
             let (width, mut unwanted) = (groups * (2 * d + 1), (vec![], vec![]));
@@ -169,6 +179,10 @@ impl Op for LogDensity {
                     );
                 }
             }
+        }, gpu => {
+            let ([dz, add_dz], [dp, add_dp], jobs) = (grad(slot_z), grad(slot_p), n * groups);
+            let args = args![&x[0], &x[1], dy, dz, add_dz, dp, add_dp, jobs, groups, d];
+            gpu.launch("gaussian", "gaussian_logpdf_bwd", Launch::elements(jobs), args);
         });
     }
 }
@@ -204,6 +218,10 @@ impl Op for Sample {
                     z[g * d + 1] += cor * eps[g * d];
                 }
             }
+        }, gpu => {
+            let all = y.len();
+            let args = args![&x[0], &x[1], y.out(), all, groups, d];
+            gpu.launch("gaussian", "gaussian_sample_fwd", Launch::elements(all), args);
         });
         vec![y]
     }
@@ -225,6 +243,10 @@ impl Op for Sample {
                     *cor += dz[g * d + 1] * eps[g * d];
                 }
             }
+        }, gpu => {
+            let ([dp, add], all) = (grad(&mut dx[0]), dy.len());
+            let args = args![&x[1], dy, dp, add, all, groups, d];
+            gpu.launch("gaussian", "gaussian_sample_bwd", Launch::elements(all), args);
         });
     }
 }
@@ -235,7 +257,20 @@ struct FixedNormal {
     std: Vec<f64>,
 }
 
+/// The columns that one launch of a kernel treats.
+const TOGETHER: usize = 4;
+
 impl FixedNormal {
+    /// Per launch: the number of all columns, the first and the number of its own, and their means and stds, filled up with ones.
+    fn columns(&self) -> impl Iterator<Item = Vec<Arg>> {
+        self.mean.chunks(TOGETHER).zip(self.std.chunks(TOGETHER)).enumerate().map(|(i, (mean, std))| {
+            let padded =
+                |x: &[f64]| (0..TOGETHER).map(|j| Arg::Real(x.get(j).copied().unwrap_or(1.0))).collect::<Vec<_>>();
+            let counts = [self.mean.len(), TOGETHER * i, mean.len()].map(Arg::from);
+            [&counts[..], &padded(mean), &padded(std)].concat()
+        })
+    }
+
     /// The constant part of the log density.
     fn log_norm(&self) -> f64 {
         self.std.iter().map(|s| -s.ln() - HALF_LOG_TAU).sum()
@@ -259,18 +294,30 @@ impl Op for FixedNormal {
                 let e = z.iter().zip(self.mean.iter().zip(&self.std)).map(|(&z, (&m, &s))| (z - T::of(m)) / T::of(s));
                 *y = T::of(self.log_norm()) - T::of(0.5) * e.map(|e| e * e).sum::<T>();
             }
+        }, gpu => {
+            for columns in self.columns() {
+                let args = [args![&x[0], y.out(), n, Arg::Real(self.log_norm())], &columns[..]].concat();
+                gpu.launch("gaussian", "normal_logpdf_fwd", Launch::elements(n), &args);
+            }
         });
         vec![y]
     }
 
     fn backward(&self, cx: &Device, x: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
-        let (Some(slot), d) = (&mut dx[0], self.mean.len()) else { return };
+        let Some(slot) = &mut dx[0] else { return };
+        let d = self.mean.len();
         on_device!(cx, T => {
             let rows = slot.add::<T>().chunks_exact_mut(d).zip(x[0].slice::<T>().chunks_exact(d));
             for ((dz, z), &dy) in rows.zip(dy.slice::<T>()) {
                 for j in 0..d {
                     dz[j] += dy * (T::of(self.mean[j]) - z[j]) / T::of(self.std[j] * self.std[j]);
                 }
+            }
+        }, gpu => {
+            let ([dz, add], n) = (grad(&mut dx[0]), dy.len());
+            for columns in self.columns() {
+                let args = [args![&x[0], dy, dz, add, n], &columns[..]].concat();
+                gpu.launch("gaussian", "normal_logpdf_bwd", Launch::elements(n), &args);
             }
         });
     }

@@ -1,7 +1,13 @@
 //! y = log (1/P) Σ_p exp w_p: the importance-weighted bound of P particles.
 
 use super::Op;
-use crate::{Device, Tensor, Var, device::on_device, real::Real, tape::Slot};
+use crate::{
+    Device, Tensor, Var,
+    device::on_device,
+    gpu::{Arg, Launch, args, grad},
+    real::Real,
+    tape::Slot,
+};
 
 struct LogMeanExp;
 
@@ -19,6 +25,11 @@ fn max_and_sum<T: Real>(w: impl Iterator<Item = T> + Clone) -> (T, T) {
     (max, w.map(|w| (w - max).exp()).sum())
 }
 
+/// One warp per column.
+fn launch(b: usize) -> Launch {
+    Launch::rows(b.div_ceil(4), 128)
+}
+
 impl Op for LogMeanExp {
     fn name(&self) -> &'static str {
         "log_mean_exp"
@@ -34,12 +45,15 @@ impl Op for LogMeanExp {
                 // exp(w − max) is NaN if all weights are zero.
                 *y = if max == T::of(f64::NEG_INFINITY) { max } else { max + (sum * T::of(1.0 / p as f64)).ln() };
             }
+        }, gpu => {
+            let args = args![&x[0], y.out(), p, b, Arg::Real(1.0 / p as f64)];
+            gpu.launch("log_mean_exp", "log_mean_exp_fwd", launch(b), args);
         });
         vec![y]
     }
 
     fn backward(&self, cx: &Device, x: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
-        let (_, b) = dims(&x[0]);
+        let (p, b) = dims(&x[0]);
         let Some(slot) = &mut dx[0] else { return };
         on_device!(cx, T => {
             let (w, dw) = (x[0].slice::<T>(), slot.add::<T>());
@@ -49,6 +63,9 @@ impl Op for LogMeanExp {
                     *dw += dy * (w - max).exp() / sum;
                 }
             }
+        }, gpu => {
+            let [dw, add] = grad(&mut dx[0]);
+            gpu.launch("log_mean_exp", "log_mean_exp_bwd", launch(b), args![&x[0], dy, dw, add, p, b]);
         });
     }
 }

@@ -8,13 +8,22 @@
 
 use super::gaussian::{HALF_LOG_TAU, add_gradients, dims, log_densities, parts, parts_mut, slot_or};
 use super::{Cost, Op};
-use crate::{Device, Tensor, Var, cpu, device::on_device, real::Real, tape::Slot};
+use crate::{
+    Device, Tensor, Var, cpu,
+    device::on_device,
+    gpu::{Arg, Launch, args, grad},
+    real::Real,
+    tape::Slot,
+};
 use rayon::prelude::*;
 
 struct Mixture {
     groups: usize,
     components: usize,
 }
+
+/// A block of a kernel has a warp for each group of a row, but not more than this.
+const MOST_WARPS: usize = 8;
 
 impl Mixture {
     #[track_caller]
@@ -109,12 +118,20 @@ impl Op for Mixture {
             inputs.zip(outputs).with_min_len(4).for_each(|((z, p), (y, saved))| {
                 *y = unrolled(d, #[inline(always)] |d| cpu::simd(#[inline(always)] || self.row(d, z, p, saved)));
             });
+        }, gpu => {
+            // Two weights per component and warp wait in shared memory until they are normalised.
+            let per_warp = 2 * self.components * cx.dtype().bytes();
+            let warps = ((48 << 10) / per_warp).min(MOST_WARPS).min(self.groups);
+            assert!(warps > 0, "mixture_logpdf: a GPU takes at most {} components", (48 << 10) * self.components / per_warp);
+            let constant = Arg::Real(-HALF_LOG_TAU * (self.groups * d) as f64);
+            let args = args![&x[0], &x[1], y.out(), saved.out(), self.groups, self.components, d, constant];
+            gpu.launch("mixture", "mixture_fwd", Launch::rows(n, 32 * warps).shared(warps * per_warp), args);
         });
         vec![y, saved]
     }
 
     fn backward(&self, cx: &Device, x: &[Tensor], y: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
-        let (_, d) = self.dims(x);
+        let (n, d) = self.dims(x);
         let (size, width, kept) = (self.groups * d, self.width(d), 2 * self.groups * self.components);
         let [slot_z, slot_p] = dx else { unreachable!() };
         on_device!(cx, T => {
@@ -128,6 +145,10 @@ impl Op for Mixture {
                     cpu::simd(#[inline(always)] || self.row_gradient(d, [z, p, saved], dy, dz, dp))
                 });
             });
+        }, gpu => {
+            let ([dz, add_dz], [dp, add_dp]) = (grad(slot_z), grad(slot_p));
+            let args = args![&x[0], &x[1], &y[1], dy, dz, add_dz, dp, add_dp, self.groups, self.components, d];
+            gpu.launch("mixture", "mixture_bwd", Launch::rows(n, 32 * self.groups.min(MOST_WARPS)), args);
         });
     }
 

@@ -2,7 +2,12 @@
 //! learning in belief networks"; section 8 of the model). No gradient flows through any of this.
 
 use super::same_shape;
-use crate::{Tensor, device::on_device, real::Real};
+use crate::{
+    Tensor,
+    device::on_device,
+    gpu::{Arg, Launch, args},
+    real::Real,
+};
 
 /// How much of the running statistics survives a step.
 const DECAY: f64 = 0.8;
@@ -37,6 +42,7 @@ pub fn advantage(
     same_shape("advantage", kl, baseline);
     let b = log_likelihood.len();
     assert!(kl.shape().len() == 2 && kl.shape()[1] == b, "advantage: kl {:?} for {b} images", kl.shape());
+    check_running(running);
     let device = kl.device();
     let (mut signal, mut raw) = (Tensor::empty(device, kl.shape()), Tensor::empty(device, kl.shape()));
     on_device!(device, T => {
@@ -52,6 +58,13 @@ pub fn advantage(
                 raw[i] = signal[i] - baseline[i];
             }
         }
+    }, gpu => {
+        let (normalised, updated) = (Tensor::empty(device, kl.shape()), Tensor::empty(device, &[2]));
+        let (steps, beta, first) = (kl.shape()[0], Arg::Real(beta), usize::from(iteration == 0));
+        let [s, r, y, v] = [&signal, &raw, &normalised, &updated].map(Tensor::out);
+        let args = args![kl, log_likelihood, mask, baseline, running, s, r, y, v, steps, b, beta, first];
+        gpu.launch("nvil", "advantage", launch(kl.len()), args);
+        return Advantage { signal, raw, normalised, running: updated };
     });
     let (normalised, running) = normalise(&raw, mask, running, iteration);
     Advantage { signal, raw, normalised, running }
@@ -64,7 +77,7 @@ pub fn advantage(
 #[track_caller]
 pub fn normalise(raw: &Tensor, mask: &Tensor, running: &Tensor, iteration: u64) -> (Tensor, Tensor) {
     same_shape("normalise", raw, mask);
-    assert_eq!(running.len(), 2, "normalise: the running statistics are a mean and a variance");
+    check_running(running);
     let device = raw.device();
     let (mut y, mut updated) = (Tensor::empty(device, raw.shape()), Tensor::empty(device, &[2]));
     on_device!(device, T => {
@@ -82,8 +95,21 @@ pub fn normalise(raw: &Tensor, mask: &Tensor, running: &Tensor, iteration: u64) 
             *y = (a - T::of(c)) * scale;
         }
         updated.slice_mut::<T>().copy_from_slice(&[T::of(c), T::of(v)]);
+    }, gpu => {
+        let args = args![raw, mask, running, y.out(), updated.out(), raw.len(), usize::from(iteration == 0)];
+        gpu.launch("nvil", "normalise", launch(raw.len()), args);
     });
     (y, updated)
+}
+
+#[track_caller]
+fn check_running(running: &Tensor) {
+    assert_eq!(running.len(), 2, "the running statistics are a mean and a variance");
+}
+
+/// One block, for the sums over all `n` elements.
+fn launch(n: usize) -> Launch {
+    Launch::rows(1, n.next_multiple_of(32).clamp(32, 1024))
 }
 
 #[cfg(test)]

@@ -1,7 +1,13 @@
 //! The pen's on/off decision: once off it stays off (section 4 of the model).
 
 use super::{Op, elementwise::add_map};
-use crate::{Device, Tensor, Var, device::on_device, real::Real, tape::Slot};
+use crate::{
+    Device, Tensor, Var,
+    device::on_device,
+    gpu::{Arg, Launch, args, grad},
+    real::Real,
+    tape::Slot,
+};
 
 /// A probability is kept this far from 0 and 1.
 const MARGIN: f64 = 1e-12;
@@ -12,6 +18,11 @@ struct Probability;
 /// y = [o·log p + (1 − o)·log(1 − p)]·mask, with p clamped to [ε, 1 − ε].
 struct Bernoulli {
     eps: f64,
+}
+
+/// The interval that a probability is clamped to.
+fn limits(margin: f64) -> [Arg; 2] {
+    [margin, 1.0 - margin].map(Arg::Real)
 }
 
 /// The number of elements that all of `x` have.
@@ -35,6 +46,9 @@ impl Op for Probability {
             for (y, (&p, &previous)) in y.slice_mut::<T>().iter_mut().zip(p.iter().zip(previous)) {
                 *y = (p * previous).limit(T::of(MARGIN), T::of(1.0 - MARGIN));
             }
+        }, gpu => {
+            let (n, [low, high]) = (y.len(), limits(MARGIN));
+            gpu.launch("onoff", "onoff_probability_fwd", Launch::elements(n), args![&x[0], &x[1], y.out(), n, low, high]);
         });
         vec![y]
     }
@@ -47,6 +61,10 @@ impl Op for Probability {
                 let inside = inside(p[i] * previous[i], MARGIN);
                 if inside { dy[i] * previous[i] } else { T::ZERO }
             });
+        }, gpu => {
+            let ([dp, add], n, [low, high]) = (grad(&mut dx[0]), dy.len(), limits(MARGIN));
+            let args = args![&x[0], &x[1], dy, dp, add, n, low, high];
+            gpu.launch("onoff", "onoff_probability_bwd", Launch::elements(n), args);
         });
     }
 }
@@ -70,6 +88,10 @@ impl Op for Bernoulli {
                 let p = p[i].limit(T::of(self.eps), T::of(1.0 - self.eps));
                 *y = (value[i] * p.ln() + (T::ONE - value[i]) * (-p).ln_1p()) * mask[i];
             }
+        }, gpu => {
+            let (n, [low, high]) = (y.len(), limits(self.eps));
+            let args = args![&x[0], &x[1], &x[2], y.out(), n, low, high];
+            gpu.launch("onoff", "bernoulli_fwd", Launch::elements(n), args);
         });
         vec![y]
     }
@@ -84,6 +106,10 @@ impl Op for Bernoulli {
                 let slope = o / p - (T::ONE - o) / (T::ONE - p);
                 if inside(p, eps) { dy[i] * mask[i] * slope } else { T::ZERO }
             });
+        }, gpu => {
+            let ([dp, add], n, [low, high]) = (grad(&mut dx[0]), dy.len(), limits(self.eps));
+            let args = args![&x[0], &x[1], &x[2], dy, dp, add, n, low, high];
+            gpu.launch("onoff", "bernoulli_bwd", Launch::elements(n), args);
         });
     }
 }
@@ -115,6 +141,9 @@ pub fn sample_onoff(probability: &Tensor, uniform: &Tensor, previous: &Tensor) -
         for (i, y) in y.slice_mut::<T>().iter_mut().enumerate() {
             *y = if u[i] < p[i] { previous[i] } else { T::ZERO };
         }
+    }, gpu => {
+        let n = y.len();
+        gpu.launch("onoff", "sample_onoff", Launch::elements(n), args![&x[0], &x[1], &x[2], y.out(), n]);
     });
     y
 }

@@ -1,13 +1,33 @@
 //! Joining and cutting: columns side by side, rows, another shape.
 
 use super::Op;
-use crate::{Device, Tensor, Var, device::on_device, tape::Slot};
+use crate::{
+    Device, Tensor, Var,
+    device::on_device,
+    gpu::{Arg, Launch, args, grad},
+    tape::Slot,
+};
 
 /// Columns side by side: x_i `[N, D_i]` (or `[N]`) → `[N, ΣD_i]`.
 struct Concat;
 
 fn width(x: &Tensor) -> usize {
     x.shape()[1..].iter().product()
+}
+
+/// The parts that one launch joins: their places in the list, their widths filled up with zeros, the first column and the number of
+/// columns they fill.
+const TOGETHER: usize = 8;
+
+fn launches(x: &[Tensor]) -> impl Iterator<Item = (std::ops::Range<usize>, [usize; TOGETHER], usize, usize)> {
+    let mut at = 0;
+    x.chunks(TOGETHER).enumerate().map(move |(i, parts)| {
+        let mut widths = [0; TOGETHER];
+        widths.iter_mut().zip(parts).for_each(|(w, x)| *w = width(x));
+        let (first, together) = (at, widths.iter().sum());
+        at += together;
+        (TOGETHER * i..TOGETHER * i + parts.len(), widths, first, together)
+    })
 }
 
 impl Op for Concat {
@@ -18,17 +38,26 @@ impl Op for Concat {
     fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor> {
         let n = x[0].shape()[0];
         let total: usize = x.iter().map(width).sum();
+        assert!(x.iter().all(|x| x.shape()[0] == n), "concat: the numbers of rows differ");
         let mut y = Tensor::empty(cx, &[n, total]);
         on_device!(cx, T => {
             let out = y.slice_mut::<T>();
             let mut at = 0;
             for x in x {
-                assert_eq!(x.shape()[0], n, "concat: the numbers of rows differ");
                 let w = width(x);
                 for (row, x) in out.chunks_mut(total).zip(x.slice::<T>().chunks(w)) {
                     row[at..at + w].copy_from_slice(x);
                 }
                 at += w;
+            }
+        }, gpu => {
+            for (parts, widths, first, together) in launches(x) {
+                let mut args = [Arg::In(0); TOGETHER].to_vec();
+                args.iter_mut().zip(&x[parts]).for_each(|(arg, x)| *arg = x.into());
+                args.push(y.out());
+                args.extend(widths.map(Arg::from));
+                args.extend([n * together, together, first, total].map(Arg::from));
+                gpu.launch("shape", "concat_fwd", Launch::elements(n * together), &args);
             }
         });
         vec![y]
@@ -46,6 +75,18 @@ impl Op for Concat {
                     }
                 }
                 at += w;
+            }
+        }, gpu => {
+            let n = y[0].shape()[0];
+            for (parts, widths, first, together) in launches(x) {
+                let mut args = vec![Arg::from(dy)];
+                args.extend(dx[parts].iter_mut().flat_map(grad));
+                while args.len() < 1 + 2 * TOGETHER {
+                    args.extend(grad(&mut None));
+                }
+                args.extend(widths.map(Arg::from));
+                args.extend([n * together, together, first, total].map(Arg::from));
+                gpu.launch("shape", "concat_bwd", Launch::elements(n * together), &args);
             }
         });
     }
@@ -75,6 +116,10 @@ impl Op for Window {
             for (y, x) in y.slice_mut::<T>().chunks_mut(self.width).zip(rows) {
                 y.copy_from_slice(&x[self.first..self.first + self.width]);
             }
+        }, gpu => {
+            let n = y.len();
+            let args = args![&x[0], y.out(), n, self.from, self.first, self.width, total];
+            gpu.launch("shape", "window_fwd", Launch::elements(n), args);
         });
         vec![y]
     }
@@ -87,6 +132,10 @@ impl Op for Window {
             for (dx, dy) in rows.zip(dy.slice::<T>().chunks(self.width)) {
                 dx[self.first..self.first + self.width].iter_mut().zip(dy).for_each(|(dx, &dy)| *dx += dy);
             }
+        }, gpu => {
+            let ([dx, add], n, all) = (grad(&mut dx[0]), dy.len(), x[0].len());
+            let args = args![dy, dx, add, n, all, self.from, self.first, self.width, total];
+            gpu.launch("shape", "window_bwd", Launch::elements(all), args);
         });
     }
 }
@@ -104,11 +153,7 @@ impl Op for Reshape {
     }
 
     fn backward(&self, cx: &Device, _: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
-        let Some(slot) = &mut dx[0] else { return };
-        on_device!(cx, T => {
-            let dy = dy.slice::<T>();
-            super::elementwise::add_map(slot, #[inline(always)] |i| dy[i]);
-        });
+        super::elementwise::add_multiple(cx, dy, 1.0, &mut dx[0]);
     }
 }
 

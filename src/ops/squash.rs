@@ -2,7 +2,13 @@
 //! as it is or squashed into its own range by `lo + (hi − lo)·σ(a)`.
 
 use super::Op;
-use crate::{Device, Tensor, Var, cpu, device::on_device, real::Real, tape::Slot};
+use crate::{
+    Device, Tensor, Var, cpu,
+    device::on_device,
+    gpu::{Arg, Launch, args, grad},
+    real::Real,
+    tape::Slot,
+};
 use std::{f64::consts::FRAC_PI_4, sync::Arc};
 
 /// The values that a raw output may take.
@@ -92,9 +98,81 @@ impl Squash {
         self.0.iter().map(coefficients).collect()
     }
 
+    /// The arguments of the kernel launches for tensors with `rows` rows, each with its number of elements. All ranges of the model
+    /// fit into one launch.
+    fn launches(&self, rows: usize) -> Vec<(usize, Vec<Arg>)> {
+        let (total, mut at, mut all) = (self.columns(), 0, vec![]);
+        while at < total {
+            let part = Segments::at_the_start_of(&self.0[at..]);
+            let width = part.ends[SEGMENTS - 1];
+            let mut args = [rows * width, at, width, total].map(Arg::from).to_vec();
+            args.extend(part.ends.map(Arg::from));
+            args.extend(part.patterns.map(Arg::Word));
+            args.extend((0..RANGES).map(|i| Arg::Real(part.bounds.get(i).map_or(0.0, |b| b.0))));
+            args.extend((0..RANGES).map(|i| Arg::Real(part.bounds.get(i).map_or(0.0, |b| b.1 - b.0))));
+            all.push((rows * width, args));
+            at += width;
+        }
+        all
+    }
+
     /// Rows per parallel task.
     fn together(&self) -> usize {
         (cpu::BLOCK / self.columns()).max(1)
+    }
+}
+
+/// The ranges of neighbouring columns in the few numbers that a kernel takes by value, for there is no sending to a GPU while a step
+/// is captured. A segment repeats a pattern of at most [`PERIOD`] columns and ends before column `end`; a pattern is a word of 4-bit
+/// digits, the lowest its period and the others the ranges of its columns: [`FREE`] or a place among `bounds`.
+struct Segments {
+    ends: [usize; SEGMENTS],
+    patterns: [u32; SEGMENTS],
+    bounds: Vec<(f64, f64)>,
+}
+
+const SEGMENTS: usize = 4;
+const PERIOD: usize = 4;
+const RANGES: usize = 8;
+const FREE: u32 = 15;
+
+impl Segments {
+    /// As many columns from the first on as one launch can treat. Segments that are not needed are empty.
+    fn at_the_start_of(columns: &[Range]) -> Self {
+        let mut part = Segments { ends: [0; SEGMENTS], patterns: [1; SEGMENTS], bounds: vec![] };
+        let mut at = 0;
+        for segment in 0..SEGMENTS {
+            let rest = &columns[at..];
+            let repeats = |period| (0..rest.len()).take_while(|&i| i < period || rest[i] == rest[i % period]).count();
+            // The last of the largest, so the shortest period.
+            let period = (1..=PERIOD).rev().max_by_key(|&period| repeats(period)).unwrap_or(1);
+            if let Some(pattern) = part.pattern(&rest[..period.min(rest.len())]) {
+                part.patterns[segment] = pattern;
+                at += repeats(period);
+            }
+            part.ends[segment] = at;
+        }
+        part
+    }
+
+    /// The word of a pattern, or `None` where its bounds are too many.
+    fn pattern(&mut self, columns: &[Range]) -> Option<u32> {
+        let mut bounds = self.bounds.clone();
+        let mut digit = |range: &Range| match *range {
+            Free => FREE,
+            Within(lo, hi) => bounds.iter().position(|&b| b == (lo, hi)).unwrap_or_else(|| {
+                bounds.push((lo, hi));
+                bounds.len() - 1
+            }) as u32,
+        };
+        let mut word = columns.len() as u32;
+        for (i, range) in columns.iter().enumerate() {
+            word |= digit(range) << (4 * (i + 1));
+        }
+        (bounds.len() <= RANGES).then(|| {
+            self.bounds = bounds;
+            word.max(1)
+        })
     }
 }
 
@@ -139,6 +217,16 @@ impl Op for Squash {
                     *y = f * a + (lo + span * a.sigmoid());
                 }
             });
+        }, gpu => {
+            if let [Within(lo, hi)] = self.0[..] {
+                let (n, [lo, span]) = (y.len(), [lo, hi - lo].map(|x| Arg::Wide(x.to_bits())));
+                gpu.launch("squash", "squash_one_fwd", Launch::elements(n), args![&x[0], y.out(), n, lo, span]);
+                return vec![y];
+            }
+            for (n, columns) in self.launches(y.len() / columns) {
+                let args = [args![&x[0], y.out()], &columns[..]].concat();
+                gpu.launch("squash", "squash_fwd", Launch::elements(n), &args);
+            }
         });
         vec![y]
     }
@@ -154,6 +242,12 @@ impl Op for Squash {
                     *dx += dy * (f + span * sigmoid_slope(a));
                 }
             });
+        }, gpu => {
+            let [da, add] = grad(&mut dx[0]);
+            for (n, columns) in self.launches(dy.len() / columns) {
+                let args = [args![&x[0], dy, da, add], &columns[..]].concat();
+                gpu.launch("squash", "squash_bwd", Launch::elements(n), &args);
+            }
         });
     }
 }
@@ -186,6 +280,33 @@ mod tests {
             close(squashed(0.0), [0.0, 0.0, 0.0, 0.625, 0.0, 0.5, 0.5, 0.5, 0.5, 0.0]);
             close(squashed(80.0), [80.0, 0.8, 0.8, 1.0, FRAC_PI_4, 1.0, 1.0, 1.0, 1.0, 1.0]);
             close(squashed(-80.0), [-80.0, -0.8, -0.8, 0.25, -FRAC_PI_4, 1e-9, 1e-9, 1e-9, 1e-9, -1.0]);
+        }
+    }
+
+    #[test]
+    fn segments_stand_for_the_ranges_of_all_columns() {
+        let odd: Vec<_> = (0..23).map(|i| (1 + i % 3, Within(0.0, 1.0 + (i * i % 17) as f64))).collect();
+        let models = [Squash::layout(), Squash::stroke(5), Squash::layout_prior(40), Squash::stroke_prior(5, 40)];
+        for (i, ranges) in models.into_iter().chain([Squash::new(&odd), Squash::new(&[(3, Free)])]).enumerate() {
+            let (mut at, mut parts) = (0, 0);
+            while at < ranges.columns() {
+                let part = Segments::at_the_start_of(&ranges.0[at..]);
+                let mut start = 0;
+                for (&end, &pattern) in part.ends.iter().zip(&part.patterns) {
+                    for c in start..end {
+                        let place = (c - start) as u32 % (pattern & 15);
+                        let found = match pattern >> (4 * (place + 1)) & 15 {
+                            FREE => Free,
+                            digit => Within(part.bounds[digit as usize].0, part.bounds[digit as usize].1),
+                        };
+                        assert_eq!(found, ranges.0[at + c], "ranges {i}, column {}", at + c);
+                    }
+                    start = end;
+                }
+                assert!(start > 0);
+                (at, parts) = (at + start, parts + 1);
+            }
+            assert!(parts == 1 || i == 4, "ranges {i} take {parts} launches");
         }
     }
 
