@@ -7,6 +7,7 @@
 # Needs the NVIDIA driver and NVRTC; compute-sanitizer, ncu and python3 with torch are used where they are. No network.
 # Each step has a time limit, and one that fails does not stop the others. The exit code is 0 if all of them are well.
 #   GPU_CHECK_SECONDS=1440    time for everything
+#   GPU_CHECK_PARTS="tests training sanitizer benches peer profile"   what to run, by default all of it
 #   GPU_CHECK_STAND_IN=DIR    no GPU: the driver and NVRTC of DIR (built by the tests in target/tmp/stand_in_driver), tiny sizes and no
 #                             tools that need a GPU; shows that this script works
 set -uo pipefail
@@ -20,7 +21,8 @@ stand_in=${GPU_CHECK_STAND_IN:-}
 budget=${GPU_CHECK_SECONDS:-1440}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-export DOOD_CACHE=$scratch/cache DOOD_FIXTURES=$bundle/fixtures DOOD_DATA=$data
+parts=" ${GPU_CHECK_PARTS:-tests training sanitizer benches peer profile} "
+export RUST_BACKTRACE=0 DOOD_CACHE=$scratch/cache DOOD_FIXTURES=$bundle/fixtures DOOD_DATA=$data
 
 # ---- The machine ---------------------------------------------------------------------------------------------------------
 
@@ -49,7 +51,7 @@ else
 fi
 gpu=${gpu:-unknown} driver=${driver:-unknown}
 date=$(date -u +%FT%TZ)
-slug=${date%%T*}-$(tr -cs 'A-Za-z0-9' '-' <<< "$gpu" | sed 's/-*$//')
+slug=$(date -u +%F-%H%M)-$(tr -cs 'A-Za-z0-9' '-' <<< "$gpu" | sed 's/-*$//')
 log=$out/$slug.log
 : > "$log"
 made=$(cat "$bundle/bundle.txt" 2> /dev/null || echo unknown)
@@ -114,20 +116,38 @@ has() {
     return 1
 }
 
-small=() batches=(64 256 1024) maths=(f32 tf32 bf16) preset=paper updates=(400 450)
+# wanted PART HEADING
+wanted() {
+    [[ $parts == *" $1 "* ]] || return 1
+    echo "$2"
+}
+
+small=() batches=(64 256 1024) maths=(f32 tf32 bf16) preset=paper updates=(400 450) training=(--iwae 5)
 if [ -n "$stand_in" ]; then
-    small=(--batch 1 --steps 1) batches=(1) maths=(f32) preset=quick updates=(2 3)
+    small=(--batch 1 --steps 1) batches=(1) maths=(f32) preset=quick updates=(2 3) training=(--iwae 0 --batch 1)
 fi
 
-echo "Tests"
-# Tests of the GPU share it, so one at a time; gpu_errors plants its faults on the stand-in, where g++ is there.
-step 240 "ops agree with the CPU" "$bundle/bin/devices_agree" --nocapture --test-threads=1
-step 240 "fixtures through the kernels" "$bundle/bin/reference" --nocapture --test-threads=1 by_the_kernels
-step 180 "captured and eager steps" "$bundle/bin/capture" --nocapture --test-threads=1
-step 120 "errors are sentences (stand-in)" "$bundle/bin/gpu_errors" --test-threads=1
+if wanted tests "Tests"; then
+    # Tests of the GPU share it, so one at a time; gpu_errors plants its faults on the stand-in, where g++ is there.
+    step 240 "ops agree with the CPU" "$bundle/bin/devices_agree" --nocapture --test-threads=1
+    step 240 "fixtures through the kernels" "$bundle/bin/reference" --nocapture --test-threads=1 by_the_kernels
+    step 180 "captured and eager steps" "$bundle/bin/capture" --nocapture --test-threads=1
+    step 120 "errors are sentences (stand-in)" "$bundle/bin/gpu_errors" --test-threads=1
+fi
 
-if has compute-sanitizer; then
-    echo "compute-sanitizer"
+if wanted training "Training"; then
+    run=$scratch/run
+    first=$run/checkpoint-$(printf %08d "${updates[0]}").safetensors
+    second=$run/checkpoint-$(printf %08d "${updates[1]}").safetensors
+    step 120 "train, ${updates[0]} updates" "$bundle/bin/train" --device cuda --out "$run" --data "mnist:$data/mnist" --preset $preset \
+        --steps "${updates[0]}" --log-every 50 "${training[@]}"
+    step 10 "its checkpoint is there" test -s "$first"
+    step 60 "train, resumed to ${updates[1]}" "$bundle/bin/train" --device cuda --resume --out "$run" --steps "${updates[1]}" --iwae 0
+    step 10 "its checkpoint is there, too" test -s "$second"
+    cat "$run/metrics.csv" >> "$log" 2> /dev/null
+fi
+
+if wanted sanitizer "compute-sanitizer" && has compute-sanitizer; then
     # Memory that is filled before use would hide reads of what no kernel wrote.
     export DOOD_CUDA_ALLOC=each DOOD_CUDA_POISON=0
     for tool in memcheck racecheck initcheck synccheck; do
@@ -137,52 +157,50 @@ if has compute-sanitizer; then
     unset DOOD_CUDA_ALLOC DOOD_CUDA_POISON
 fi
 
-echo "Benches"
-for math in "${maths[@]}"; do
-    filter=()
-    [ "$math" = f32 ] || filter=(--filter linear)
-    [ -z "$stand_in" ] || filter=(--filter "add images" --product 32 --batch 1)
-    step 90 "ops $math" "$bundle/bin/ops" --device cuda --math "$math" --json "${filter[@]}"
-done
-for batch in "${batches[@]}"; do
+if wanted benches "Benches"; then
     for math in "${maths[@]}"; do
-        for mode in eager captured; do
-            flag=()
-            [ $mode = eager ] || flag=(--captured)
-            step 45 "step $batch $math $mode" "$bundle/bin/step" --device cuda "${small[@]}" --batch "$batch" --math "$math" "${flag[@]}" --json
-        done
+        filter=()
+        [ "$math" = f32 ] || filter=(--filter linear)
+        [ -z "$stand_in" ] || filter=(--filter "add images" --product 32 --batch 1)
+        step 90 "ops $math" "$bundle/bin/ops" --device cuda --math "$math" --json "${filter[@]}"
     done
-done
-step 60 "step 64 f32 eager, time per op" env DOOD_PROFILE=1 "$bundle/bin/step" --device cuda --batch 64 --steps 4 "${small[@]}"
-if [ -z "$stand_in" ] && python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2> /dev/null; then
-    peer=(python3 -W ignore "$bundle/torch_step.py" --device cuda)
     for batch in "${batches[@]}"; do
-        for math in f32 tf32; do
-            step 45 "torch $batch $math eager separable" "${peer[@]}" --batch "$batch" --math "$math" --raster separable
-            step 60 "torch $batch $math graph separable" "${peer[@]}" --batch "$batch" --math "$math" --raster separable --mode graph
+        for math in "${maths[@]}"; do
+            for mode in eager captured; do
+                flag=()
+                [ $mode = eager ] || flag=(--captured)
+                step 45 "step $batch $math $mode" "$bundle/bin/step" --device cuda "${small[@]}" --batch "$batch" --math "$math" \
+                    "${flag[@]}" --json
+            done
         done
     done
-    step 45 "torch 64 f32 eager naive" "${peer[@]}" --batch 64
-    step 45 "torch 64 f32 graph naive" "${peer[@]}" --batch 64 --mode graph
-    step 180 "torch 64 f32 compile separable" "${peer[@]}" --batch 64 --raster separable --mode compile
-else
-    echo "torch with a GPU is not there: its steps are left out"
-fi
-if has ncu; then
-    metrics=gpu__time_duration.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed,sm__throughput.avg.pct_of_peak_sustained_elapsed
-    step 120 "ncu, 600 kernels of a step" ncu --csv --metrics $metrics --launch-skip 600 --launch-count 600 \
-        "$bundle/bin/step" --device cuda --batch 64 --steps 1
 fi
 
-echo "Training"
-run=$scratch/run
-train=("$bundle/bin/train" --device cuda --out "$run" --iwae 5 --log-every 50)
-[ -z "$stand_in" ] || train+=(--batch 1 --iwae 0)
-step 120 "train, ${updates[0]} updates" "${train[@]}" --data "mnist:$data/mnist" --preset $preset --steps "${updates[0]}"
-step 10 "its checkpoint is there" test -s "$run/checkpoint-$(printf %08d "${updates[0]}").safetensors"
-step 60 "train, resumed to ${updates[1]}" "$bundle/bin/train" --device cuda --resume --out "$run" --steps "${updates[1]}" --iwae 0
-step 10 "its checkpoint is there, too" test -s "$run/checkpoint-$(printf %08d "${updates[1]}").safetensors"
-cat "$run/metrics.csv" >> "$log" 2> /dev/null
+if wanted peer "The same step in PyTorch"; then
+    if [ -z "$stand_in" ] && python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2> /dev/null; then
+        peer=(python3 -W ignore "$bundle/torch_step.py" --device cuda)
+        step 45 "torch 64 f32 eager naive" "${peer[@]}"
+        step 45 "torch 64 f32 graph naive" "${peer[@]}" --mode graph
+        for batch in "${batches[@]}"; do
+            for math in f32 tf32; do
+                step 45 "torch $batch $math eager separable" "${peer[@]}" --batch "$batch" --math "$math" --raster separable
+                step 60 "torch $batch $math graph separable" "${peer[@]}" --batch "$batch" --math "$math" --raster separable --mode graph
+            done
+        done
+        step 180 "torch 64 f32 compile separable" "${peer[@]}" --raster separable --mode compile
+    else
+        echo "torch with a GPU is not there: its steps are left out"
+    fi
+fi
+
+if wanted profile "Time per op and kernel"; then
+    step 60 "step 64 f32 eager, time per op" env DOOD_PROFILE=1 "$bundle/bin/step" --device cuda "${small[@]}" --batch 64 --steps 4
+    if has ncu; then
+        metrics=gpu__time_duration.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed,sm__throughput.avg.pct_of_peak_sustained_elapsed
+        step 120 "ncu, 600 kernels of a step" ncu --csv --metrics $metrics --launch-skip 600 --launch-count 600 \
+            "$bundle/bin/step" --device cuda --batch 64 --steps 1
+    fi
+fi
 
 # ---- Results ---------------------------------------------------------------------------------------------------------------
 
