@@ -194,10 +194,10 @@ if wanted peer "The same step in PyTorch"; then
 fi
 
 if wanted profile "Time per op and kernel"; then
-    step 60 "step 64 f32 eager, time per op" env DOOD_PROFILE=1 "$bundle/bin/step" --device cuda "${small[@]}" --batch 64 --steps 4
+    step 60 "step 64 f32 eager with time per op" env DOOD_PROFILE=1 "$bundle/bin/step" --device cuda "${small[@]}" --batch 64 --steps 4
     if has ncu; then
         metrics=gpu__time_duration.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed,sm__throughput.avg.pct_of_peak_sustained_elapsed
-        step 120 "ncu, 600 kernels of a step" ncu --csv --metrics $metrics --launch-skip 600 --launch-count 600 \
+        step 120 "ncu of 600 kernels of a step" ncu --csv --metrics $metrics --launch-skip 600 --launch-count 600 \
             "$bundle/bin/step" --device cuda --batch 64 --steps 1
     fi
 fi
