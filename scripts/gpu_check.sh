@@ -124,7 +124,7 @@ wanted() {
 
 small=() batches=(64 256 1024) maths=(f32 tf32 bf16) preset=paper updates=(400 450) training=(--iwae 5)
 if [ -n "$stand_in" ]; then
-    small=(--batch 1 --steps 1) batches=(1) maths=(f32) preset=quick updates=(2 3) training=(--iwae 0 --batch 1)
+    small=(--preset quick --batch 1 --steps 1) batches=(1) maths=(f32) preset=quick updates=(2 3) training=(--iwae 0 --batch 1)
 fi
 
 if wanted tests "Tests"; then
