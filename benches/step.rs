@@ -1,6 +1,6 @@
-//! A whole training step at the paper's sizes, Adam included: images/s, GFLOP/s, memory.
+//! A whole training step at the paper's sizes (or those of `--preset quick`), Adam included: images/s, GFLOP/s, memory.
 //!
-//! `cargo bench --bench step -- [--batch 64] [--steps 5] [--placement warp|points] [--all-strokes] [--threads N]
+//! `cargo bench --bench step -- [--batch 64] [--steps 5] [--preset paper|quick] [--placement warp|points] [--all-strokes] [--threads N]
 //! [--device cpu|cuda|auto] [--math f32|tf32|bf16] [--captured] [--json]`
 //!
 //! `--all-strokes` makes nearly every image draw all six strokes, so that little can be skipped. `--captured` replays the step as a CUDA
@@ -12,7 +12,6 @@ mod common;
 use dood::{
     Device,
     data::{Images, Source},
-    model::Config,
     ops::Placement,
     profile,
     rng::{Rng, Stream},
@@ -38,15 +37,22 @@ fn run() -> dood::Result<()> {
     let on_gpu = common::is_gpu(&device);
     let batch: usize = arguments.parse("--batch").unwrap_or(64);
     let captured = on_gpu && arguments.flag("--captured");
-    let (at_once, default) = if captured { (AT_ONCE, 64) } else { (1, if on_gpu { 16 } else { 5 }) };
-    let count: usize = arguments.parse("--steps").unwrap_or(default);
+    let count: usize = arguments.parse("--steps").unwrap_or(if captured {
+        64
+    } else if on_gpu {
+        16
+    } else {
+        5
+    });
+    let at_once = if captured { AT_ONCE.min(count) } else { 1 };
     let all_strokes = arguments.flag("--all-strokes");
     let placement = if arguments.value("--placement") == Some("points") { Placement::Points } else { Placement::Warp };
 
-    let config = Config::paper(placement);
+    let preset = if arguments.value("--preset") == Some("quick") { Preset::Quick } else { Preset::Paper };
+
+    let config = preset.config(placement);
     let images = images(batch, config.image);
-    let settings =
-        Settings { batch, seed: 1, eager: all_strokes, faint: false, ..Preset::Paper.settings(&Source::Synthetic) };
+    let settings = Settings { batch, seed: 1, eager: all_strokes, faint: false, ..preset.settings(&Source::Synthetic) };
     let mut trainer = Trainer::new(&config, settings, images, &device)?;
     trainer.set_capture(captured)?;
     // Compiles the kernels, finds the memory that a step needs, and captures.
@@ -62,19 +68,20 @@ fn run() -> dood::Result<()> {
     milliseconds.sort_by(f64::total_cmp);
     let (median, fastest) = (milliseconds[milliseconds.len() / 2], milliseconds[0]);
     let images_per_second = 1e3 * batch as f64 / median;
-    // Section 15.2: 2.975 GFLOP per image where nothing is shared or skipped.
-    let gflops = 2.975 * images_per_second;
+    // Section 15.2: 2.975 GFLOP per image of the published size, where nothing is shared or skipped.
+    let gflops = (preset == Preset::Paper).then_some(2.975 * images_per_second);
     let placement = format!("{placement:?}").to_lowercase();
     let mode = if captured { "captured" } else { "eager" };
     println!(
-        "training step on {device}, {mode}, {placement}, batch {batch}, {} threads, {strokes:.2} strokes per image: {median:.2} ms \
-         (fastest {fastest:.2}), {images_per_second:.1} images/s, {gflops:.0} nominal GFLOP/s, {}",
+        "training step on {device}, {mode}, {preset}, {placement}, batch {batch}, {} threads, {strokes:.2} strokes per image: \
+         {median:.2} ms (fastest {fastest:.2}), {images_per_second:.1} images/s, {}{}",
         rayon::current_num_threads(),
+        gflops.map_or(String::new(), |g| format!("{g:.0} nominal GFLOP/s, ")),
         memory(&device),
     );
     if arguments.flag("--json") {
         let figures = serde_json::json!({
-            "bench": "step", "program": "dood", "device": device.to_string(), "mode": mode, "placement": placement, "batch": batch,
+            "bench": "step", "program": "dood", "device": device.to_string(), "mode": mode, "preset": preset.to_string(), "placement": placement, "batch": batch,
             "math": arguments.value("--math").unwrap_or("f32"), "strokes": strokes, "ms": median, "fastest_ms": fastest,
             "images_per_second": images_per_second, "gflops": gflops, "step_memory": device.step_memory(),
         });

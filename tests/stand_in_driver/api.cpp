@@ -358,14 +358,21 @@ static Result load(Module** out, const std::string& path) {
     return SUCCESS;
 }
 
-// An image is one line, written by the stand-in's NVRTC: where the library lies.
+// An image is two lines, written by the stand-in's NVRTC: where the library lies, and the folder of the stand-in that it was made
+// for. One of another version, which a program may have kept, does not fit.
 API cuModuleLoadData(Module** module, const void* image) {
     LOCKED;
     static const std::string TAG = "//stand-in-module:";
     const char* text = (const char*)image;
     if (strncmp(text, TAG.c_str(), TAG.size())) return INVALID_PTX;
     text += TAG.size();
-    return load(module, std::string(text, strcspn(text, "\n")));
+    std::string path(text, strcspn(text, "\n"));
+    Dl_info info;
+    dladdr((void*)cuModuleLoadData, &info);
+    std::string own = info.dli_fname, folder = own.substr(0, own.rfind('/')) + "\n";
+    const char* made_for = text + path.size();
+    if (*made_for != '\n' || strncmp(made_for + 1, folder.c_str(), folder.size())) return INVALID_IMAGE;
+    return load(module, path);
 }
 API cuModuleLoadDataEx(Module** module, const void* image, unsigned, int*, void**) {
     return cuModuleLoadData(module, image);

@@ -310,7 +310,7 @@ static Result compile(Program& program, int option_count, const char* const* giv
     char digits[17];
     snprintf(digits, sizeof digits, "%016llx", (unsigned long long)hash(key));
     string library = cache + "/" + digits + ".so";
-    program.image = "//stand-in-module:" + library + "\n";
+    program.image = "//stand-in-module:" + library + "\n" + folder + "\n";
     struct stat existing;
     if (stat(library.c_str(), &existing) == 0) return SUCCESS;
 
