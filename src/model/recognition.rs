@@ -185,9 +185,12 @@ pub struct Step<'t> {
 impl<'t> Step<'t> {
     /// k_t `[B]`: single-sample estimate of the divergence of this step's latents (section 8).
     pub fn kl(&self) -> Var<'t> {
-        (self.logq_onoff - self.logp_onoff)
-            + (self.logq_layout - self.logp_layout)
-            + (self.logq_stroke - self.logp_stroke)
+        let pairs = [
+            (self.logq_onoff, self.logp_onoff),
+            (self.logq_layout, self.logp_layout),
+            (self.logq_stroke, self.logp_stroke),
+        ];
+        ops::combine(&pairs.map(|(q, p)| [(1.0, q), (-1.0, p)]).concat())
     }
 }
 

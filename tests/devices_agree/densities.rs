@@ -3,7 +3,7 @@
 use super::{Case, mask, normal, uniform};
 use dood::{
     Tensor,
-    ops::{Range, Squash, concat, nvil, sample_onoff},
+    ops::{Range, Squash, combine, concat, nvil, sample_onoff, stack},
 };
 
 pub fn cases() -> Vec<Case> {
@@ -34,6 +34,15 @@ fn elementwise() -> Vec<Case> {
         Case::new("mul with a constant", &[&[40]], |tape, x, c| x[0] * tape.constant(c[0].clone()))
             .with_constant(&[40], normal(1, &[40], 0.0, 1.0)),
         Case::new("softplus at the extremes", &[&[9]], |_, x, _| x[0].softplus()).with_input(0, extremes),
+        Case::new("combine of eleven", &[&[7, 30][..]; 11], |_, x, _| {
+            combine(&x.iter().enumerate().map(|(k, &x)| (0.5 * k as f64 - 1.0, x)).collect::<Vec<_>>())
+        }),
+        Case::new("combine with itself and a constant", &[&[300]], |tape, x, c| {
+            combine(&[(1.0, x[0]), (2.0, tape.constant(c[0].clone())), (-3.0, x[0])])
+        })
+        .with_constant(&[300], normal(1, &[300], 0.0, 1.0)),
+        Case::new("sum of few rows", &[&[6, 300]], |_, x, _| x[0].sum_rows()),
+        Case::new("sum of many rows", &[&[1100, 3, 2]], |_, x, _| x[0].sum_rows()),
         Case::new("mean", &[&[33, 70]], |_, x, _| x[0].mean()),
     ]);
     all
@@ -50,6 +59,8 @@ fn shapes() -> Vec<Case> {
         Case::new("concat of the same", &[&[50, 13]], |_, x, _| concat(&[x[0], x[0]])),
         Case::new("concat with a constant", &[&[6, 4]], |tape, x, c| concat(&[tape.constant(c[0].clone()), x[0]]))
             .with_constant(&[6, 2], normal(1, &[6, 2], 0.0, 1.0)),
+        Case::new("stack", &[&[33, 2][..]; 6], |_, x, _| stack(x)),
+        Case::new("stack of nine", &[&[40][..]; 9], |_, x, _| stack(x)),
         Case::new("rows", &[&[7, 4]], |_, x, _| x[0].rows(2, 3)),
         Case::new("rows of blocks", &[&[5, 3, 50]], |_, x, _| x[0].rows(1, 4)),
         Case::new("columns", &[&[50, 9]], |_, x, _| x[0].columns(2, 5)),
