@@ -115,7 +115,7 @@ fn gaussians() -> Vec<Case> {
         let (z, p) = ([n, groups * d], [n, groups * (2 * d + 1)]);
         let name = |op: &str| format!("{op} {n}x{groups}x{d}");
         all.push(
-            Case::new(name("gaussian_logpdf"), &[&z, &p], move |_, x, _| x[0].gaussian_logpdf(x[1], groups))
+            Case::new(name("gaussian_logpdf"), &[&z, &p], move |_, x, _| x[0].gaussian_logpdf(x[1], groups, None))
                 .with_input(1, parameters(n, groups, d, 0)),
         );
         all.push(
@@ -127,18 +127,25 @@ fn gaussians() -> Vec<Case> {
     let small: Vec<f64> = (0..4).flat_map(|_| [vec![0.25; 10], vec![1e-9; 10], vec![0.0; 5]].concat()).collect();
     all.extend([
         Case::new("gaussian_logpdf of a constant", &[&p], |tape, x, c| {
-            tape.constant(c[0].clone()).gaussian_logpdf(x[0], 5)
+            tape.constant(c[0].clone()).gaussian_logpdf(x[0], 5, None)
         })
         .with_input(0, parameters(4, 5, 2, 0))
         .with_constant(&z, normal(9, &z, 0.0, 1.0)),
         Case::new("gaussian_logpdf with constants", &[&z], |tape, x, c| {
-            x[0].gaussian_logpdf(tape.constant(c[0].clone()), 5)
+            x[0].gaussian_logpdf(tape.constant(c[0].clone()), 5, None)
         })
         .with_constant(&p, parameters(4, 5, 2, 0)),
-        Case::new("gaussian_logpdf of the smallest stds", &[&z, &p], |_, x, _| x[0].gaussian_logpdf(x[1], 5))
+        Case::new("gaussian_logpdf of the smallest stds", &[&z, &p], |_, x, _| x[0].gaussian_logpdf(x[1], 5, None))
             .with_input(0, vec![0.25; 40])
             .with_input(1, small),
     ]);
+    all.push(
+        Case::new("gaussian_logpdf of live rows", &[&[33, 10], &[33, 25]], |_, x, c| {
+            x[0].gaussian_logpdf(x[1], 5, Some(&c[0]))
+        })
+        .with_input(1, parameters(33, 5, 2, 0))
+        .with_constant(&[33, 1], mask(33, 3)),
+    );
     for d in [1, 4, 9] {
         let (mean, std) = (normal(1, &[d], 0.0, 1.0), uniform(2, &[d], 0.2, 2.0));
         all.push(Case::new(format!("normal_logpdf {d}"), &[&[70, d]], move |_, x, _| x[0].normal_logpdf(&mean, &std)));
@@ -155,7 +162,7 @@ fn mixtures() -> Vec<Case> {
             let (z, p) = ([n, groups * d], [n, groups * k * (2 * d + 2)]);
             all.push(
                 Case::new(format!("mixture_logpdf {n}x{groups}x{k}x{d} at {distance}"), &[&z, &p], move |_, x, _| {
-                    x[0].mixture_logpdf(x[1], groups, k)
+                    x[0].mixture_logpdf(x[1], groups, k, None)
                 })
                 .with_input(0, normal(8, &z, 0.0, distance))
                 .with_input(1, parameters(n, groups * k, d, 1)),
@@ -164,13 +171,16 @@ fn mixtures() -> Vec<Case> {
     }
     let (z, p) = ([6, 10], [6, 5 * 12 * 6]);
     all.extend([
+        Case::new("mixture_logpdf of live rows", &[&z, &p], |_, x, c| x[0].mixture_logpdf(x[1], 5, 12, Some(&c[0])))
+            .with_input(1, parameters(6, 60, 2, 1))
+            .with_constant(&[6], mask(6, 3)),
         Case::new("mixture_logpdf of a constant", &[&p], |tape, x, c| {
-            tape.constant(c[0].clone()).mixture_logpdf(x[0], 5, 12)
+            tape.constant(c[0].clone()).mixture_logpdf(x[0], 5, 12, None)
         })
         .with_input(0, parameters(6, 60, 2, 1))
         .with_constant(&z, normal(9, &z, 0.0, 1.0)),
         Case::new("mixture_logpdf with constants", &[&z], |tape, x, c| {
-            x[0].mixture_logpdf(tape.constant(c[0].clone()), 5, 12)
+            x[0].mixture_logpdf(tape.constant(c[0].clone()), 5, 12, None)
         })
         .with_constant(&p, parameters(6, 60, 2, 1)),
     ]);
