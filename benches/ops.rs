@@ -1,17 +1,23 @@
 //! Every op at the paper's sizes, batch 64: milliseconds forward and backward, and the rate against what this machine can do.
 //!
-//! `cargo bench --bench ops -- [--filter NAME] [--threads N] [--batch 64] [--fastest]`
+//! `cargo bench --bench ops -- [--filter NAME] [--threads N] [--batch 64] [--fastest] [--device cpu|cuda|auto] [--math f32|tf32|bf16]
+//! [--product N] [--json]`
 //!
-//! Times are medians; `--fastest` takes the fastest run of each, for machines where other programs run.
+//! Times are medians; `--fastest` takes the fastest run of each, for machines where other programs run. `--json` adds a line per op for
+//! programs. On a GPU an op is launched many times before anyone waits for it, so what is measured is the larger of what the GPU and
+//! what the host needs for it; a captured step pays the former only.
 //!
 //! Operations are counted as the mathematics needs them, forward and backward: a backward pass mostly does twice the work of its
 //! forward pass, one product per operand. Bytes are those of inputs, parameters and result, each touched once forward and twice
 //! backward. "Of ceiling" holds the better of the two rates against the best that was measured here at the start: a square
-//! matrix product, and a copy far larger than the caches, which what fits into the caches can exceed.
+//! matrix product (of side `--product`, by default 512, on a GPU 4096), and a copy (on a GPU a sum) far larger than the caches, which
+//! what fits into the caches can exceed.
 //!
 //! The last column is the reference implementation of the paper's authors: PyTorch 2.15, forward and backward, single precision,
 //! batch 64, 2 cores with AVX2, median; * is a better PyTorch formulation of the same function (the Gaussians as outer products of
 //! rows and columns), not the authors'. Compare with `--threads 2`, and keep in mind that the processor was another one.
+
+mod common;
 
 use dood::{
     Device, Grads, Params, ParamsBuilder, Tape, Tensor, Var,
@@ -55,33 +61,49 @@ struct Case {
 }
 
 fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let value = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned();
-    let number = |name: &str, default: usize| value(name).map_or(default, |v| v.parse().expect(name));
-    rayon::ThreadPoolBuilder::new().num_threads(number("--threads", 0)).build_global().expect("thread pool");
-    let filter = value("--filter").unwrap_or_default();
-    let n = number("--batch", 64);
-    let quantile = if args.iter().any(|a| a == "--fastest") { 0.0 } else { 0.5 };
-    let device = Device::cpu();
+    if let Err(error) = run() {
+        eprintln!("error: {error}");
+        std::process::exit(error.exit_code().into());
+    }
+}
 
-    let ceiling = Rates { flops: peak_flops(&device), bytes: copy_rate() };
+fn run() -> dood::Result<()> {
+    let arguments = common::Arguments::new();
+    let device = arguments.device()?;
+    let on_gpu = common::is_gpu(&device);
+    let filter = arguments.value("--filter").unwrap_or_default();
+    let n = arguments.parse("--batch").unwrap_or(64);
+    let clock = Clock { device: &device, quantile: if arguments.flag("--fastest") { 0.0 } else { 0.5 }, on_gpu };
+
+    let product = arguments.parse("--product").unwrap_or(if on_gpu { 4096 } else { 512 });
+    let bytes = if on_gpu { sum_rate(&clock, 4 * product * product) } else { copy_rate() };
+    let ceiling = Rates { flops: peak_flops(&clock, product), bytes };
+    device.check()?;
     println!(
-        "batch {n}, {} threads; ceilings measured here: {:.0} GFLOP/s (matrix product), {:.1} GB/s (copy, read + written)\n",
+        "{device}, batch {n}, {} threads; ceilings measured here: {:.0} GFLOP/s (matrix product), {:.1} GB/s (copy, read + written)\n",
         rayon::current_num_threads(),
         ceiling.flops / 1e9,
         ceiling.bytes / 1e9
     );
     println!(
         "{:34} {:>8} {:>8} {:>8} {:>9} {:>7} {:>10} {:>18}",
-        "op", "fwd ms", "bwd ms", "both ms", "GFLOP/s", "GB/s", "of ceiling", "PyTorch, both ms"
+        "op",
+        "fwd ms",
+        "bwd ms",
+        "both ms",
+        "GFLOP/s",
+        "GB/s",
+        "of ceiling",
+        if on_gpu { "" } else { "PyTorch, both ms" }
     );
-    let reference = |known: Option<f64>| known.filter(|_| n == 64);
-    for case in cases(&device, n).into_iter().filter(|c| c.name.contains(&filter)) {
-        line(case.name, time(&case, &device, quantile), case.work(), &ceiling, reference(case.reference));
+    let table = Table { ceiling, json: arguments.flag("--json"), with_reference: n == 64 && !on_gpu };
+    for case in cases(&device, n).into_iter().filter(|c| c.name.contains(filter)) {
+        table.line(case.name, clock.case(&case)?, case.work(), case.reference);
     }
-    if "adam".contains(&filter) {
-        adam(&device, quantile, &ceiling, reference(Some(140.512)));
+    if "adam".contains(filter) {
+        adam(&clock, &table)?;
     }
+    Ok(())
 }
 
 /// Operations and bytes, or both per second.
@@ -90,67 +112,120 @@ struct Rates {
     bytes: f64,
 }
 
-fn line(name: &str, ms: [f64; 2], work: Rates, ceiling: &Rates, reference: Option<f64>) {
-    let both = ms[0] + ms[1];
-    let seconds = both / 1e3;
-    let (flops, bytes) = (work.flops / seconds, work.bytes / seconds);
-    let share = (flops / ceiling.flops).max(bytes / ceiling.bytes);
-    let reference = reference.map_or(String::new(), |theirs| format!("{theirs:8.1} = {:.1} times", theirs / both));
-    let line = format!(
-        "{name:34} {:8.3} {:8.3} {both:8.3} {:9.1} {:7.1} {:9.0}%   {reference}",
-        ms[0],
-        ms[1],
-        flops / 1e9,
-        bytes / 1e9,
-        100.0 * share
-    );
-    println!("{}", line.trim_end());
+/// What a line of the table is held against.
+struct Table {
+    ceiling: Rates,
+    json: bool,
+    with_reference: bool,
 }
 
-/// What `work` returns when called again and again for at least `long`, sorted. The first call is not counted: it fills caches and scratch memory.
-fn sample(long: Duration, mut work: impl FnMut() -> f64) -> Vec<f64> {
-    work();
-    let began = Instant::now();
-    let mut times = vec![];
-    while times.len() < 7 || began.elapsed() < long {
-        times.push(work());
+impl Table {
+    fn line(&self, name: &str, ms: [f64; 2], work: Rates, reference: Option<f64>) {
+        let both = ms[0] + ms[1];
+        let seconds = both / 1e3;
+        let (flops, bytes) = (work.flops / seconds, work.bytes / seconds);
+        let share = (flops / self.ceiling.flops).max(bytes / self.ceiling.bytes);
+        let reference = reference.filter(|_| self.with_reference);
+        let reference = reference.map_or(String::new(), |theirs| format!("{theirs:8.1} = {:.1} times", theirs / both));
+        let line = format!(
+            "{name:34} {:8.3} {:8.3} {both:8.3} {:9.1} {:7.1} {:9.0}%   {reference}",
+            ms[0],
+            ms[1],
+            flops / 1e9,
+            bytes / 1e9,
+            100.0 * share
+        );
+        println!("{}", line.trim_end());
+        if self.json {
+            let figures = serde_json::json!({
+                "bench": "op", "name": name, "forward_ms": ms[0], "backward_ms": ms[1], "gflops": flops / 1e9, "gb_per_second": bytes / 1e9,
+                "share_of_ceiling": share,
+            });
+            println!("{figures}");
+        }
     }
-    times.sort_by(f64::total_cmp);
-    times
 }
 
-/// The median, or the fastest where another program disturbs: `quantile` 0.5 or 0.
-fn typical(quantile: f64, work: impl FnMut() -> f64) -> f64 {
-    let times = sample(PER_OP, work);
-    times[(times.len() as f64 * quantile) as usize]
+/// How long something takes on a device.
+struct Clock<'a> {
+    device: &'a Device,
+    /// 0.5 for the median, 0 for the fastest where another program disturbs.
+    quantile: f64,
+    on_gpu: bool,
 }
 
+impl Clock<'_> {
+    /// Milliseconds of one run of `work`, typical of runs that go on for `long`. The first run is not counted: it fills caches and
+    /// scratch memory. `work` tells its own time, which on a GPU is only that of asking for it; there the runs are counted together.
+    fn typical(&self, long: Duration, quantile: f64, mut work: impl FnMut() -> f64) -> f64 {
+        work();
+        let mut times = vec![];
+        if self.on_gpu {
+            let mut batch = |runs: usize| {
+                self.wait();
+                let began = Instant::now();
+                for _ in 0..runs {
+                    work();
+                }
+                self.wait();
+                1e3 * began.elapsed().as_secs_f64() / runs as f64
+            };
+            let runs = (1e3 * long.as_secs_f64() / (5.0 * batch(2))).clamp(1.0, 1e4) as usize;
+            times.extend((0..5).map(|_| batch(runs)));
+        } else {
+            let began = Instant::now();
+            while times.len() < 7 || began.elapsed() < long {
+                times.push(work());
+            }
+        }
+        times.sort_by(f64::total_cmp);
+        times[(times.len() as f64 * quantile) as usize]
+    }
+
+    fn of(&self, work: impl FnMut() -> f64) -> f64 {
+        self.typical(PER_OP, self.quantile, work)
+    }
+
+    fn wait(&self) {
+        if let Err(error) = self.device.check() {
+            eprintln!("error: {error}");
+            std::process::exit(error.exit_code().into());
+        }
+    }
+
+    /// Typical milliseconds forward and backward. The gradient at the result comes from a sum, whose own time is taken off; on a GPU,
+    /// where only whole runs have a time, that of everything before the backward pass is taken off as well.
+    fn case(&self, case: &Case) -> dood::Result<[f64; 2]> {
+        let mut grads = Grads::zeros(&case.params);
+        let forward = self.of(|| {
+            let tape = Tape::new(&case.params);
+            let inputs = case.inputs(&tape);
+            clock(|| (case.run)(&tape, &inputs))
+        });
+        let mut backward = self.of(|| {
+            let tape = Tape::new(&case.params);
+            let sum = (case.run)(&tape, &case.inputs(&tape)).sum();
+            clock(|| tape.backward(sum, &mut grads))
+        });
+        let zeros = Tensor::zeros(self.device, case.value().shape());
+        backward -= self.of(|| {
+            let tape = Tape::without_params(self.device);
+            let sum = tape.input(zeros.clone()).sum();
+            clock(|| tape.backward(sum, &mut Grads::none(self.device)))
+        });
+        if self.on_gpu {
+            backward -= forward;
+        }
+        self.device.check()?;
+        Ok([forward, backward.max(0.0)])
+    }
+}
+
+/// Milliseconds of the calling thread.
 fn clock<R>(work: impl FnOnce() -> R) -> f64 {
     let began = Instant::now();
     black_box(work());
     1e3 * began.elapsed().as_secs_f64()
-}
-
-/// Typical milliseconds forward and backward. The gradient at the result comes from a sum, whose own time is taken off.
-fn time(case: &Case, device: &Device, quantile: f64) -> [f64; 2] {
-    let mut grads = Grads::zeros(&case.params);
-    let forward = typical(quantile, || {
-        let tape = Tape::new(&case.params);
-        let inputs = case.inputs(&tape);
-        clock(|| (case.run)(&tape, &inputs))
-    });
-    let backward = typical(quantile, || {
-        let tape = Tape::new(&case.params);
-        let sum = (case.run)(&tape, &case.inputs(&tape)).sum();
-        clock(|| tape.backward(sum, &mut grads))
-    });
-    let zeros = Tensor::zeros(device, case.value().shape());
-    let of_sum = typical(quantile, || {
-        let tape = Tape::without_params(device);
-        let sum = tape.input(zeros.clone()).sum();
-        clock(|| tape.backward(sum, &mut Grads::none(device)))
-    });
-    [forward, (backward - of_sum).max(0.0)]
 }
 
 impl Case {
@@ -170,16 +245,15 @@ impl Case {
     }
 }
 
-/// Operations per second of the library's own matrix product where it is fastest: 512×512 by 512×512.
-fn peak_flops(device: &Device) -> f64 {
-    let size = 512;
-    let draw = |k| Rng::new(1, 0).normal_tensor(device, Stream(k), &[size, size]);
-    let (x, w, b) = (draw(0), draw(1), Tensor::zeros(device, &[size]));
-    let ms = sample(8 * PER_OP, || {
-        let tape = Tape::without_params(device);
+/// Operations per second of the library's own matrix product of two square matrices.
+fn peak_flops(clocks: &Clock, size: usize) -> f64 {
+    let draw = |k| Rng::new(1, 0).normal_tensor(clocks.device, Stream(k), &[size, size]);
+    let (x, w, b) = (draw(0), draw(1), Tensor::zeros(clocks.device, &[size]));
+    let ms = clocks.typical(8 * PER_OP, 0.0, || {
+        let tape = Tape::without_params(clocks.device);
         let [x, w, b] = [&x, &w, &b].map(|t| tape.constant(t.clone()));
         clock(|| x.linear(w, b, Activation::None))
-    })[0];
+    });
     2.0 * (size as f64).powi(3) / (ms / 1e3)
 }
 
@@ -188,22 +262,35 @@ fn copy_rate() -> f64 {
     let from = vec![1.0f32; 1 << 25];
     let mut to = vec![0.0f32; from.len()];
     let piece = from.len().div_ceil(rayon::current_num_threads());
-    let ms = sample(8 * PER_OP, || {
+    let host = Clock { device: &Device::cpu(), quantile: 0.0, on_gpu: false };
+    let ms = host.typical(8 * PER_OP, 0.0, || {
         clock(|| to.par_chunks_mut(piece).zip(from.par_chunks(piece)).for_each(|(to, from)| to.copy_from_slice(from)))
-    })[0];
+    });
     black_box(&to);
     8.0 * from.len() as f64 / (ms / 1e3)
 }
 
+/// Bytes read and written per second by the sum of two tensors of `n` elements.
+fn sum_rate(clocks: &Clock, n: usize) -> f64 {
+    let [x, y] = [1.0, 2.0].map(|value| Tensor::full(clocks.device, &[n], value));
+    let ms = clocks.typical(8 * PER_OP, 0.0, || {
+        let tape = Tape::without_params(clocks.device);
+        let [x, y] = [&x, &y].map(|t| tape.constant(t.clone()));
+        clock(|| x + y)
+    });
+    12.0 * n as f64 / (ms / 1e3)
+}
+
 /// One update of all parameters of the model: seven numbers per parameter read or written.
-fn adam(device: &Device, quantile: f64, ceiling: &Rates, reference: Option<f64>) {
+fn adam(clocks: &Clock, table: &Table) -> dood::Result<()> {
     let start = Start { seed: 1, eager: false, faint: false };
-    let (_, mut params) = Model::new(&Config::paper(Placement::Warp), start, device).expect("model");
+    let (_, mut params) = Model::new(&Config::paper(Placement::Warp), start, clocks.device)?;
     let (grads, mut adam) = (Grads::zeros(&params), Adam::new(&params, &[1e-4, 1e-3, 1e-4]));
-    let ms = typical(quantile, || clock(|| adam.step(&mut params, &grads)));
+    let ms = clocks.of(|| clock(|| adam.step(&mut params, &grads)));
     let count = params.values() as f64;
     let work = Rates { flops: 12.0 * count, bytes: 7.0 * 4.0 * count };
-    line(&format!("adam, {:.1} million values", count / 1e6), [ms, 0.0], work, ceiling, reference);
+    table.line(&format!("adam, {:.1} million values", count / 1e6), [ms, 0.0], work, Some(140.512));
+    Ok(())
 }
 
 /// Inputs that look like those in training.

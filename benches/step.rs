@@ -1,81 +1,103 @@
-//! A whole training step at the paper's sizes: images/s, GFLOP/s, peak memory.
+//! A whole training step at the paper's sizes, Adam included: images/s, GFLOP/s, memory.
 //!
-//! `cargo bench --bench step -- [--batch 64] [--steps 5] [--placement warp|points] [--all-strokes] [--threads N]`
+//! `cargo bench --bench step -- [--batch 64] [--steps 5] [--placement warp|points] [--all-strokes] [--threads N]
+//! [--device cpu|cuda|auto] [--math f32|tf32|bf16] [--captured] [--json]`
 //!
-//! `--all-strokes` makes every image draw all six strokes, so that nothing can be skipped. Set `DOOD_PROFILE=1` for the time per op.
+//! `--all-strokes` makes nearly every image draw all six strokes, so that little can be skipped. `--captured` replays the step as a CUDA
+//! graph, as training does; without it each op is launched by itself. `--json` adds a line for programs. Set `DOOD_PROFILE=1` for the
+//! time per op.
+
+mod common;
 
 use dood::{
-    Device, Grads, Tape, Tensor,
-    model::{
-        Config, Model, Start,
-        objective::Running,
-        recognition::{Dropout, Noise, Pass},
-    },
+    Device,
+    data::{Images, Source},
+    model::Config,
     ops::Placement,
-    optim::Adam,
     profile,
     rng::{Rng, Stream},
+    train::{Preset, Settings, Trainer},
 };
 use std::time::Instant;
 
+/// Batches in the training set.
+const BATCHES: usize = 32;
+/// Captured steps between two looks at the clock, which wait for the GPU.
+const AT_ONCE: usize = 8;
+
 fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let value = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned();
-    let number = |name: &str, default: usize| value(name).map_or(default, |v| v.parse().expect(name));
-    let (batch, count) = (number("--batch", 64), number("--steps", 5));
-    let threads = number("--threads", 0);
-    let all_strokes = args.iter().any(|a| a == "--all-strokes");
-    let placement = if value("--placement").as_deref() == Some("points") { Placement::Points } else { Placement::Warp };
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().expect("thread pool");
-
-    let device = Device::cpu();
-    let config = Config::paper(placement);
-    let (model, mut params) = Model::new(&config, Start::new(1), &device).expect("model");
-    let (mut grads, mut adam) = (Grads::zeros(&params), Adam::new(&params, &[1e-4, 1e-3, 1e-4]));
-    let mut running = Running { statistics: Tensor::zeros(&device, &[2]), iteration: 0 };
-    // Images like drawings: mostly background, some ink.
-    let pixel = |i: usize| (Rng::new(9, 0).normal(Stream(0), i) - 1.0).clamp(0.0, 1.0);
-    let n = batch * config.image * config.image;
-    let x = Tensor::from_f64(&device, &[batch, config.image, config.image], &(0..n).map(pixel).collect::<Vec<_>>());
-
-    let mut seconds = vec![];
-    let mut strokes = 0.0;
-    for step in 0..=count {
-        let began = Instant::now();
-        let rng = Rng::new(1, step as u64);
-        let mut noise = Noise::draw(&model, &device, batch, rng);
-        if all_strokes {
-            noise.onoff_u = Tensor::zeros(&device, &[config.strokes, batch]);
-        }
-        let pass = Pass { noise, dropout: Dropout::Random(rng), skip_stopped: true, baseline: true, watch: false };
-        grads.clear();
-        let tape = Tape::new(&params);
-        let steps = model.recognise(&tape, &x, &pass);
-        let loss = model.loss(&x, &steps, &running);
-        tape.backward(loss.loss, &mut grads);
-        running = Running { statistics: loss.nvil.running.clone(), iteration: running.iteration + 1 };
-        strokes = steps.iter().map(|s| s.onoff.value().to_f64().iter().sum::<f64>()).sum::<f64>() / batch as f64;
-        drop(tape);
-        adam.step(&mut params, &grads);
-        if step > 0 {
-            seconds.push(began.elapsed().as_secs_f64());
-        }
+    if let Err(error) = run() {
+        eprintln!("error: {error}");
+        std::process::exit(error.exit_code().into());
     }
-    seconds.sort_by(f64::total_cmp);
-    let median = seconds[seconds.len() / 2];
+}
+
+fn run() -> dood::Result<()> {
+    let arguments = common::Arguments::new();
+    let device = arguments.device()?;
+    let on_gpu = common::is_gpu(&device);
+    let batch: usize = arguments.parse("--batch").unwrap_or(64);
+    let captured = on_gpu && arguments.flag("--captured");
+    let (at_once, default) = if captured { (AT_ONCE, 64) } else { (1, if on_gpu { 16 } else { 5 }) };
+    let count: usize = arguments.parse("--steps").unwrap_or(default);
+    let all_strokes = arguments.flag("--all-strokes");
+    let placement = if arguments.value("--placement") == Some("points") { Placement::Points } else { Placement::Warp };
+
+    let config = Config::paper(placement);
+    let images = images(batch, config.image);
+    let settings =
+        Settings { batch, seed: 1, eager: all_strokes, faint: false, ..Preset::Paper.settings(&Source::Synthetic) };
+    let mut trainer = Trainer::new(&config, settings, images, &device)?;
+    trainer.set_capture(captured)?;
+    // Compiles the kernels, finds the memory that a step needs, and captures.
+    trainer.run_steps(if captured { 3 } else { 1 })?;
+
+    let (mut milliseconds, mut strokes) = (vec![], 0.0);
+    for _ in 0..count.div_ceil(at_once) {
+        let began = Instant::now();
+        let reports = trainer.run_steps(at_once)?;
+        milliseconds.push(1e3 * began.elapsed().as_secs_f64() / at_once as f64);
+        strokes = reports.iter().map(|r| r.strokes as f64).sum::<f64>() / at_once as f64;
+    }
+    milliseconds.sort_by(f64::total_cmp);
+    let (median, fastest) = (milliseconds[milliseconds.len() / 2], milliseconds[0]);
+    let images_per_second = 1e3 * batch as f64 / median;
     // Section 15.2: 2.975 GFLOP per image where nothing is shared or skipped.
-    let gflops = 2.975 * batch as f64 / median;
+    let gflops = 2.975 * images_per_second;
+    let placement = format!("{placement:?}").to_lowercase();
+    let mode = if captured { "captured" } else { "eager" };
     println!(
-        "training step, {placement:?}, batch {batch}, {} threads, {strokes:.2} strokes per image: {:.0} ms (fastest {:.0}), \
-         {:.1} images/s, {gflops:.0} nominal GFLOP/s, peak memory {:.2} GB",
+        "training step on {device}, {mode}, {placement}, batch {batch}, {} threads, {strokes:.2} strokes per image: {median:.2} ms \
+         (fastest {fastest:.2}), {images_per_second:.1} images/s, {gflops:.0} nominal GFLOP/s, {}",
         rayon::current_num_threads(),
-        1e3 * median,
-        1e3 * seconds[0],
-        batch as f64 / median,
-        peak_memory_gb(),
+        memory(&device),
     );
+    if arguments.flag("--json") {
+        let figures = serde_json::json!({
+            "bench": "step", "program": "dood", "device": device.to_string(), "mode": mode, "placement": placement, "batch": batch,
+            "math": arguments.value("--math").unwrap_or("f32"), "strokes": strokes, "ms": median, "fastest_ms": fastest,
+            "images_per_second": images_per_second, "gflops": gflops, "step_memory": device.step_memory(),
+        });
+        println!("{figures}");
+    }
     if let Some(table) = profile::report() {
         println!("{table}");
+    }
+    Ok(())
+}
+
+/// Images like drawings: mostly background, some ink.
+fn images(batch: usize, side: usize) -> Images {
+    let rng = Rng::new(9, 0);
+    let pixel = |i: usize| (255.0 * (rng.normal(Stream(0), i) - 1.0).clamp(0.0, 1.0)) as u8;
+    let one_batch: Vec<u8> = (0..batch * side * side).map(pixel).collect();
+    Images { side, pixels: one_batch.repeat(BATCHES), labels: None }
+}
+
+fn memory(device: &Device) -> String {
+    match device.step_memory() {
+        0 => format!("peak memory {:.2} GB", peak_memory_gb()),
+        bytes => format!("{:.2} GB of device memory for the step", bytes as f64 / 1e9),
     }
 }
 

@@ -1,1 +1,503 @@
-// conv_pair: no kernels yet.
+// Images through conv 3×3 (1→C₁), ReLU, conv 3×3 (C₁→C₂), ReLU: src/ops/conv_pair.rs.
+//
+// Nothing but inputs and outputs touches device memory: a block holds a tile of the image and of the first feature map a in shared
+// memory, and its sums in registers. Columns are handled in strips of four, first channels INS at a time, second channels OUTS at a
+// time. With z₂ = dy where y > 0, and z₁ the gradient where a > 0, the backward has two kinds of blocks in one launch: those for
+// w₂ and b₂ (from a and z₂), and those for x, w₁ and b₁ (from z₂ through z₁). Both leave partial sums, which `conv_pair_sum` adds.
+
+#define STRIP 4
+#define INS 8
+#define OUTS 16
+// Distance of packed weights from one tap to the next: a little more than the channels, for the sake of the memory banks.
+#define OUT_STEP 20
+#define IN_STEP 12
+// Floats fit twice on a multiprocessor.
+#define RESIDENT (sizeof(REAL) == 4 ? 2 : 1)
+
+struct alignas(16) Four {
+    REAL at[4];
+};
+struct alignas(2 * sizeof(REAL)) Two {
+    REAL at[2];
+};
+
+__device__ __forceinline__ Four four(const REAL* p) { return *(const Four*)p; }
+
+// Six neighbours; p is aligned to four.
+__device__ __forceinline__ void six(REAL v[6], const REAL* p) {
+    Four low = four(p);
+    Two high = *(const Two*)(p + 4);
+    v[0] = low.at[0], v[1] = low.at[1], v[2] = low.at[2], v[3] = low.at[3], v[4] = high.at[0], v[5] = high.at[1];
+}
+
+// Six neighbours; p + 2 is aligned to four.
+__device__ __forceinline__ void six_before(REAL v[6], const REAL* p) {
+    Two low = *(const Two*)p;
+    Four high = four(p + 2);
+    v[0] = low.at[0], v[1] = low.at[1], v[2] = high.at[0], v[3] = high.at[1], v[4] = high.at[2], v[5] = high.at[3];
+}
+
+__device__ __forceinline__ int pieces_of(int n, int size) { return (n + size - 1) / size; }
+__device__ __forceinline__ int least(int a, int b) { return a < b ? a : b; }
+__device__ __forceinline__ int most(int a, int b) { return a > b ? a : b; }
+__device__ __forceinline__ bool within(int i, int n) { return (unsigned)i < (unsigned)n; }
+
+// For every element of some planes: a warp takes a row, its lanes the columns.
+template <class Visit> __device__ __forceinline__ void each(int planes, int rows, int columns, Visit visit) {
+    for (int job = threadIdx.x / WARP; job < planes * rows; job += blockDim.x / WARP) {
+        int plane = job / rows, row = job - plane * rows;
+        for (int column = threadIdx.x % WARP; column < columns; column += WARP) visit(plane, row, column);
+    }
+}
+
+// What all parts need to know.
+struct Sizes {
+    int h, w, c1, c2;
+    __device__ int rows1() const { return h - 2; }
+    __device__ int columns1() const { return w - 2; }
+    __device__ int rows2() const { return h - 4; }
+    __device__ int columns2() const { return w - 4; }
+    __device__ long long pixels() const { return (long long)h * w; }
+    __device__ long long features() const { return (long long)c2 * rows2() * columns2(); }
+};
+
+// A window of an image with zeros around it.
+__device__ __forceinline__ void load_image(const Sizes& s, const REAL* image, int top, int left, REAL* out, int rows, int stride) {
+    each(1, rows, stride, [&](int, int r, int c) {
+        bool inside = within(top + r, s.h) && within(left + c, s.w);
+        out[r * stride + c] = inside ? image[(long long)(top + r) * s.w + left + c] : (REAL)0;
+    });
+}
+
+// A window of z₂ with zeros around it, and in channels beyond the last.
+__device__ __forceinline__ void load_z2(const Sizes& s, const REAL* y, const REAL* dy, int from, int planes, int top, int left,
+                                        REAL* out, int rows, int stride, int plane) {
+    each(planes, rows, stride, [&](int p, int r, int c) {
+        REAL z = 0;
+        if (from + p < s.c2 && within(top + r, s.rows2()) && within(left + c, s.columns2())) {
+            long long i = ((long long)(from + p) * s.rows2() + top + r) * s.columns2() + left + c;
+            z = y[i] > (REAL)0 ? dy[i] : (REAL)0;
+        }
+        out[p * plane + r * stride + c] = z;
+    });
+}
+
+// w₁ as [9][INS], then b₁; zeros beyond the last channel.
+#define FIRST_WEIGHTS (10 * INS)
+__device__ __forceinline__ void pack_first(const Sizes& s, const REAL* w1, const REAL* b1, int from, REAL* out) {
+    for (int i = threadIdx.x; i < FIRST_WEIGHTS; i += blockDim.x) {
+        int tap = i / INS, c = from + i % INS;
+        out[i] = c >= s.c1 ? (REAL)0 : tap < 9 ? w1[c * 9 + tap] : b1[c];
+    }
+}
+
+// w₁⋆x + b₁ of four channels on one strip; v is the strip's window of x.
+__device__ __forceinline__ void first_sums(const REAL v[3][6], const REAL* weights, REAL sum[4][STRIP]) {
+    Four bias = four(weights + 9 * INS);
+    for (int p = 0; p < 4; p++)
+        for (int l = 0; l < STRIP; l++) sum[p][l] = bias.at[p];
+#pragma unroll
+    for (int tap = 0; tap < 9; tap++) {
+        Four k = four(weights + tap * INS);
+        for (int p = 0; p < 4; p++)
+            for (int l = 0; l < STRIP; l++) sum[p][l] += v[tap / 3][tap % 3 + l] * k.at[p];
+    }
+}
+
+// a = relu(w₁⋆x + b₁) for INS channels.
+__device__ __forceinline__ void first_layer(const REAL* x, int x_stride, const REAL* weights, REAL* a, int rows, int strips,
+                                            int plane) {
+    int places = rows * strips, stride = strips * STRIP;
+    for (int job = threadIdx.x; job < 2 * places; job += blockDim.x) {
+        int half = job >= places, place = job - half * places, row = place / strips, at = (place - row * strips) * STRIP;
+        REAL v[3][6], sum[4][STRIP];
+        for (int dy = 0; dy < 3; dy++) six(v[dy], x + (row + dy) * x_stride + at);
+        first_sums(v, weights + 4 * half, sum);
+        for (int p = 0; p < 4; p++) {
+            Four out;
+            for (int l = 0; l < STRIP; l++) out.at[l] = larger(sum[p][l], 0);
+            *(Four*)(a + (4 * half + p) * plane + row * stride + at) = out;
+        }
+    }
+}
+
+// sum += weights ⋆ rows of `channels` planes, for eight channels on one strip. The weights lie as [channels][9][step].
+__device__ __forceinline__ void convolve(const REAL* planes, int plane, int stride, int channels, const REAL* weights, int step,
+                                         REAL sum[8][STRIP]) {
+#pragma unroll 1
+    for (int c = 0; c < channels; c++) {
+#pragma unroll
+        for (int dy = 0; dy < 3; dy++) {
+            REAL v[6];
+            six(v, planes + c * plane + dy * stride);
+#pragma unroll
+            for (int dx = 0; dx < 3; dx++) {
+                const REAL* k = weights + (c * 9 + dy * 3 + dx) * step;
+                Four low = four(k), high = four(k + 4);
+#pragma unroll
+                for (int p = 0; p < 4; p++)
+                    for (int l = 0; l < STRIP; l++) {
+                        sum[p][l] += v[dx + l] * low.at[p];
+                        sum[4 + p][l] += v[dx + l] * high.at[p];
+                    }
+            }
+        }
+    }
+}
+
+// ---- Forward ------------------------------------------------------------------------------------------------------------
+
+// One block per image, OUTS channels, `band` rows and `strips` strips; a thread has eight channels on one strip.
+KERNEL __launch_bounds__(288) conv_pair_fwd(const REAL* __restrict__ x, const REAL* __restrict__ w1, const REAL* __restrict__ b1,
+                                            const REAL* __restrict__ w2, const REAL* __restrict__ b2,
+                                            const REAL* __restrict__ live, REAL* __restrict__ y, int h, int w, int c1, int c2,
+                                            int band, int strips) {
+    extern __shared__ Four shared[];  // of Fours, so that it is aligned
+    Sizes s = {h, w, c1, c2};
+    int height = s.rows2(), width = s.columns2(), wide = strips * STRIP;
+    int across = pieces_of(width, wide), down = pieces_of(height, band), chunks = pieces_of(c2, OUTS);
+    int tile = blockIdx.x;
+    int left = tile % across * wide, top = tile / across % down * band, from = tile / (across * down) % chunks * OUTS;
+    long long image = tile / (across * down * chunks);
+    int rows = least(band, height - top), columns = least(wide, width - left), outs = least(OUTS, c2 - from);
+    x += image * s.pixels();
+    y += image * s.features();
+    auto at = [&](int o, int r, int c) { return ((long long)(from + o) * height + top + r) * width + left + c; };
+    if (live && live[image] == (REAL)0) {
+        each(outs, rows, columns, [&](int o, int r, int c) { y[at(o, r, c)] = 0; });
+        return;
+    }
+
+    int x_stride = wide + 8, a_stride = wide + STRIP, plane = (band + 2) * a_stride;
+    REAL* first = (REAL*)shared;
+    REAL* second = first + FIRST_WEIGHTS;
+    REAL* pixels = second + INS * 9 * OUT_STEP;
+    REAL* a = pixels + (band + 4) * x_stride;
+    load_image(s, x, top, left, pixels, rows + 4, x_stride);
+
+    int places = rows * strips, group = threadIdx.x / places, place = threadIdx.x - group * places, row = place / strips;
+    int column = (place - row * strips) * STRIP;
+    bool active = group < 2 && 8 * group < outs;
+    REAL sum[8][STRIP];
+    for (int p = 0; p < 8; p++) {
+        int o = from + 8 * group + p;
+        REAL bias = active && o < c2 ? b2[o] : (REAL)0;
+        for (int l = 0; l < STRIP; l++) sum[p][l] = bias;
+    }
+    for (int c = 0; c < c1; c += INS) {
+        pack_first(s, w1, b1, c, first);
+        for (int i = threadIdx.x; i < OUTS * INS * 9; i += blockDim.x) {
+            int o = i / (INS * 9), k = i % (INS * 9);
+            second[k * OUT_STEP + o] = o < outs && k < (c1 - c) * 9 ? w2[((long long)(from + o) * c1 + c) * 9 + k] : (REAL)0;
+        }
+        __syncthreads();
+        first_layer(pixels, x_stride, first, a, rows + 2, strips + 1, plane);
+        __syncthreads();
+        if (active) {
+            convolve(a + row * a_stride + column, plane, a_stride, least(INS, c1 - c), second + 8 * group, OUT_STEP, sum);
+        }
+        __syncthreads();  // a and the weights are read
+    }
+
+    // Through shared memory, so that the rows leave in order.
+    REAL* staged = pixels;
+    if (active) {
+        for (int p = 0; p < 8; p++) {
+            Four out;
+            for (int l = 0; l < STRIP; l++) out.at[l] = larger(sum[p][l], 0);
+            *(Four*)(staged + ((8 * group + p) * band + row) * wide + column) = out;
+        }
+    }
+    __syncthreads();
+    each(outs, rows, columns, [&](int o, int r, int c) { y[at(o, r, c)] = staged[(o * band + r) * wide + c]; });
+}
+
+// ---- Backward: w₂ and b₂ -------------------------------------------------------------------------------------------------
+
+// One block per image, part of its tiles, INS first and OUTS second channels; a tile has `tall` rows, and one strip per warp. A lane
+// has four second channels and one first channel.
+__device__ __forceinline__ void second_gradients(const Sizes& s, const REAL* x, const REAL* w1, const REAL* b1, const REAL* y,
+                                                 const REAL* dy, int tall, int part, int parts, int chunk, bool dead, REAL* shared,
+                                                 REAL* out) {
+    int strips = blockDim.x / WARP, wide = strips * STRIP, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    int ins = pieces_of(s.c1, INS), c0 = chunk % ins * INS, o0 = chunk / ins * OUTS;
+    int across = pieces_of(s.columns2(), wide), tiles = across * pieces_of(s.rows2(), tall);
+    int x_stride = wide + 8, a_stride = wide + STRIP, z_plane = tall * wide + 4, a_plane = (tall + 2) * a_stride + 4;
+    REAL* first = shared;
+    REAL* bias = first + FIRST_WEIGHTS;
+    REAL* pixels = bias + OUTS;
+    REAL* z = pixels + (tall + 4) * x_stride;
+    REAL* a = z + OUTS * z_plane;
+
+    pack_first(s, w1, b1, c0, first);
+    if (threadIdx.x < OUTS) bias[threadIdx.x] = 0;
+    REAL sum[4][9] = {};
+    int c = lane % INS, o = lane / INS;  // and o + 4, o + 8, o + 12
+    int first_tile = dead ? tiles : (int)((long long)tiles * part / parts), end = (int)((long long)tiles * (part + 1) / parts);
+    for (int tile = first_tile; tile < end; tile++) {
+        int left = tile % across * wide, top = tile / across * tall, rows = least(tall, s.rows2() - top);
+        load_image(s, x, top, left, pixels, tall + 4, x_stride);
+        load_z2(s, y, dy, o0, OUTS, top, left, z, tall, wide, z_plane);
+        __syncthreads();
+        first_layer(pixels, x_stride, first, a, tall + 2, strips + 1, a_plane);
+        if (c0 == 0) {
+            for (int p = warp; p < OUTS; p += strips) {
+                REAL total = 0;
+                for (int i = lane; i < tall * wide; i += WARP) total += z[p * z_plane + i];
+                total = warp_sum(total);
+                if (lane == 0) bias[p] += total;
+            }
+        }
+        __syncthreads();
+        const REAL* a_row = a + c * a_plane + warp * STRIP;
+        const REAL* z_row = z + o * z_plane + warp * STRIP;
+        REAL v[3][6];
+        six(v[0], a_row);
+        six(v[1], a_row + a_stride);
+#pragma unroll 1
+        for (int row = 0; row < rows; row += 3) {
+#pragma unroll
+            for (int r = 0; r < 3; r++) {  // three rows, after which v is back in place; rows beyond the last have z = 0
+                six(v[(r + 2) % 3], a_row + (row + r + 2) * a_stride);
+#pragma unroll
+                for (int p = 0; p < 4; p++) {
+                    Four g = four(z_row + 4 * p * z_plane + (row + r) * wide);
+#pragma unroll
+                    for (int tap = 0; tap < 9; tap++)
+                        for (int l = 0; l < STRIP; l++) sum[p][tap] += g.at[l] * v[(r + tap / 3) % 3][tap % 3 + l];
+                }
+            }
+        }
+        __syncthreads();  // before the next tile is loaded
+    }
+
+    // The sums of the warps, by halves.
+    for (int active = strips; active > 1;) {
+        int half = (active + 1) / 2;
+        __syncthreads();
+        if (warp >= half && warp < active) {
+            for (int i = 0; i < 36; i++) pixels[((warp - half) * 36 + i) * WARP + lane] = sum[i / 9][i % 9];
+        }
+        __syncthreads();
+        if (warp + half < active) {
+            for (int i = 0; i < 36; i++) sum[i / 9][i % 9] += pixels[(warp * 36 + i) * WARP + lane];
+        }
+        active = half;
+    }
+    if (warp == 0 && c0 + c < s.c1) {
+        for (int p = 0; p < 4; p++) {
+            int channel = o0 + o + 4 * p;
+            if (channel < s.c2) {
+                for (int tap = 0; tap < 9; tap++) out[((long long)channel * s.c1 + c0 + c) * 9 + tap] = sum[p][tap];
+            }
+        }
+    }
+    __syncthreads();  // `bias` of one strip
+    if (c0 == 0 && threadIdx.x < OUTS && o0 + threadIdx.x < s.c2) {
+        out[(long long)s.c2 * s.c1 * 9 + o0 + threadIdx.x] = bias[threadIdx.x];
+    }
+}
+
+// ---- Backward: x, w₁ and b₁ ----------------------------------------------------------------------------------------------
+
+// The part of a tile of x for which z₁ is needed.
+struct Patch {
+    int top, left, rows, columns;          // of x
+    int z_top, z_left, z_rows, z_columns;  // of z₁, with a halo of 2 rows, and 4 columns so that strips stay aligned
+};
+
+__device__ __forceinline__ Patch patch_of(const Sizes& s, int top, int left, int band, int wide) {
+    Patch p = {top, left, least(band, s.h - top), least(wide, s.w - left)};
+    p.z_top = most(top - 2, 0), p.z_left = most(left - 4, 0);
+    p.z_rows = least(top + p.rows, s.rows1()) - p.z_top, p.z_columns = least(left + p.columns, s.columns1()) - p.z_left;
+    return p;
+}
+
+// Σ z₁·x for w₁ and Σ z₁ for b₁ over the positions that lie in this tile itself, to out [INS][10]. z₁ starts 2 rows above and
+// 4 columns before the tile. A lane has one channel on one strip of some rows.
+__device__ __forceinline__ void first_gradients(const Sizes& s, const Patch& patch, const REAL* pixels, int x_stride,
+                                                const REAL* z1, int z_stride, int plane, REAL* partial, int channels, REAL* out) {
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = lane % INS, slot = threadIdx.x / INS;
+    int rows = patch.z_top + patch.z_rows - patch.top, strips = pieces_of(patch.z_left + patch.z_columns - patch.left, STRIP);
+    REAL sum[10] = {};
+    if (rows > 0 && strips > 0) {
+        int shares = (int)(blockDim.x / INS) / strips, share = slot / strips, at = (slot - share * strips) * STRIP;
+        const REAL* x_at = pixels + (patch.top - patch.z_top) * x_stride + patch.left - patch.z_left + at;
+        int end = share < shares ? rows * (share + 1) / shares : 0;
+        for (int row = share < shares ? rows * share / shares : 0; row < end; row++) {
+            Four z = four(z1 + c * plane + (row + 2) * z_stride + 4 + at);
+#pragma unroll
+            for (int dy = 0; dy < 3; dy++) {
+                REAL v[6];
+                six(v, x_at + (row + dy) * x_stride);
+                for (int dx = 0; dx < 3; dx++)
+                    for (int l = 0; l < STRIP; l++) sum[dy * 3 + dx] += z.at[l] * v[dx + l];
+            }
+            sum[9] += (z.at[0] + z.at[1]) + (z.at[2] + z.at[3]);
+        }
+    }
+    for (int i = 0; i < 10; i++) {
+        sum[i] += __shfl_xor_sync(ALL_LANES, sum[i], 8);
+        sum[i] += __shfl_xor_sync(ALL_LANES, sum[i], 16);
+        if (lane < INS) partial[(warp * INS + c) * 10 + i] = sum[i];
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < channels * 10; i += blockDim.x) {
+        REAL total = 0;
+        for (int other = 0; other < (int)(blockDim.x / WARP); other++) total += partial[other * INS * 10 + i];
+        out[i] = total;
+    }
+}
+
+// One block per image and tile of x, `band` rows of `wide` columns; a thread has INS channels of z₁ on one strip.
+__device__ __forceinline__ void input_gradients(const Sizes& s, const REAL* x, const REAL* w1, const REAL* b1, const REAL* w2,
+                                                const REAL* y, const REAL* dy, int tile, int band, int wide, bool dead, REAL* shared,
+                                                REAL* dx, int add_dx, REAL* out) {
+    int across = pieces_of(s.w, wide);
+    Patch patch = patch_of(s, tile / across * band, tile % across * wide, band, wide);
+    auto at = [&](int r, int c) { return (long long)(patch.top + r) * s.w + patch.left + c; };
+    if (dead) {
+        if (dx && !add_dx) each(1, patch.rows, patch.columns, [&](int, int r, int c) { dx[at(r, c)] = 0; });
+        for (int i = threadIdx.x; i < s.c1 * 10; i += blockDim.x) out[i] = 0;
+        return;
+    }
+    int warps = blockDim.x / WARP, stride = warps * STRIP + 4;  // of x and of z₂
+    int x_strips = pieces_of(wide, STRIP), z_stride = (x_strips + 1) * STRIP;
+    int plane2 = (band + 4) * stride, plane1 = (band + 2) * z_stride + 4;
+    REAL* first = shared;
+    REAL* mirrored = first + FIRST_WEIGHTS;
+    REAL* second = mirrored + INS * IN_STEP;
+    REAL* partial = second + INS * 9 * IN_STEP;
+    REAL* gradient = partial + warps * INS * 10;
+    REAL* pixels = gradient + band * x_strips * STRIP;
+    REAL* z2 = pixels + (band + 4) * stride;
+    REAL* z1 = z2;  // z₁ takes the place of z₂
+    load_image(s, x, patch.z_top, patch.z_left, pixels, patch.z_rows + 2, stride);
+
+    int strips = pieces_of(patch.z_columns, STRIP), row = threadIdx.x / strips, column = (threadIdx.x - row * strips) * STRIP;
+    bool active = row < patch.z_rows;
+    for (int c0 = 0; c0 < s.c1; c0 += INS) {
+        int channels = least(INS, s.c1 - c0);
+        pack_first(s, w1, b1, c0, first);
+        for (int i = threadIdx.x; i < INS * 9; i += blockDim.x) {
+            mirrored[i / 9 * IN_STEP + 8 - i % 9] = i < channels * 9 ? w1[c0 * 9 + i] : (REAL)0;
+        }
+        REAL sum[8][STRIP] = {};
+        for (int o0 = 0; o0 < s.c2; o0 += 8) {
+            for (int i = threadIdx.x; i < 8 * INS * 9; i += blockDim.x) {
+                int o = i / (INS * 9), k = i % (INS * 9), c = k / 9;
+                bool inside = o0 + o < s.c2 && c < channels;
+                second[(o * 9 + 8 - k % 9) * IN_STEP + c] = inside ? w2[((long long)(o0 + o) * s.c1 + c0) * 9 + k] : (REAL)0;
+            }
+            load_z2(s, y, dy, o0, least(8, s.c2 - o0), patch.z_top - 2, patch.z_left - 2, z2, patch.z_rows + 2, stride, plane2);
+            __syncthreads();
+            if (active) convolve(z2 + row * stride + column, plane2, stride, least(8, s.c2 - o0), second, IN_STEP, sum);
+            __syncthreads();  // z₂ and its weights are read
+        }
+        for (int i = threadIdx.x; i < INS * plane1; i += blockDim.x) z1[i] = 0;
+        __syncthreads();
+        if (active) {
+            REAL v[3][6];
+            for (int dy = 0; dy < 3; dy++) six(v[dy], pixels + (row + dy) * stride + column);
+            REAL* to = z1 + (patch.z_top - patch.top + 2 + row) * z_stride + patch.z_left - patch.left + 4 + column;
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                REAL a[4][STRIP];
+                first_sums(v, first + 4 * half, a);
+                for (int p = 0; p < 4; p++) {
+                    Four z;
+                    for (int l = 0; l < STRIP; l++) {
+                        z.at[l] = a[p][l] > (REAL)0 && column + l < patch.z_columns ? sum[4 * half + p][l] : (REAL)0;
+                    }
+                    *(Four*)(to + (4 * half + p) * plane1) = z;
+                }
+            }
+        }
+        __syncthreads();
+        if (dx) {
+            for (int i = threadIdx.x; i < patch.rows * x_strips; i += blockDim.x) {
+                int r = i / x_strips, c = (i - r * x_strips) * STRIP;
+                REAL g[STRIP] = {};
+                for (int channel = 0; channel < channels; channel++) {
+#pragma unroll
+                    for (int tap_row = 0; tap_row < 3; tap_row++) {
+                        REAL v[6];
+                        six_before(v, z1 + channel * plane1 + (r + tap_row) * z_stride + c + 2);
+                        for (int tap = 0; tap < 3; tap++)
+                            for (int l = 0; l < STRIP; l++) g[l] += v[tap + l] * mirrored[channel * IN_STEP + tap_row * 3 + tap];
+                    }
+                }
+                // The same thread comes back to the same pixels for the next channels.
+                Four* sum_so_far = (Four*)(gradient + r * x_strips * STRIP + c);
+                Four total = c0 ? *sum_so_far : Four{};
+                for (int l = 0; l < STRIP; l++) total.at[l] += g[l];
+                *sum_so_far = total;
+            }
+        }
+        first_gradients(s, patch, pixels, stride, z1, z_stride, plane1, partial, channels, out + c0 * 10);
+        __syncthreads();  // z₁ and the weights are read, and `gradient` is complete
+    }
+    if (dx) {
+        each(1, patch.rows, patch.columns,
+             [&](int, int r, int c) { put(dx, at(r, c), gradient[r * x_strips * STRIP + c], add_dx); });
+    }
+}
+
+// The first n·parts·chunks blocks are of the first kind, the others of the second. sums2 is [n·parts][C₂·C₁·9 + C₂] (w₂, b₂),
+// sums1 [n·tiles][C₁][10] (nine taps of w₁, b₁).
+KERNEL __launch_bounds__(384, RESIDENT)
+    conv_pair_bwd(const REAL* __restrict__ x, const REAL* __restrict__ w1, const REAL* __restrict__ b1, const REAL* __restrict__ w2,
+                  const REAL* __restrict__ live, const REAL* __restrict__ y, const REAL* __restrict__ dy, REAL* __restrict__ dx,
+                  int add_dx, REAL* __restrict__ sums2, REAL* __restrict__ sums1, int n, int h, int w, int c1, int c2, int tall,
+                  int parts, int band, int wide) {
+    extern __shared__ Four shared[];  // of Fours, so that it is aligned
+    Sizes s = {h, w, c1, c2};
+    int chunks = pieces_of(c1, INS) * pieces_of(c2, OUTS), tiles = pieces_of(h, band) * pieces_of(w, wide);
+    int block = blockIdx.x;
+    bool of_weights = block < n * parts * chunks;
+    if (!of_weights) block -= n * parts * chunks;
+    long long image = of_weights ? block / (parts * chunks) : block / tiles;
+    bool dead = live && live[image] == (REAL)0;
+    x += image * s.pixels();
+    y += image * s.features();
+    dy += image * s.features();
+    if (of_weights) {
+        int chunk = block % chunks, part = block / chunks % parts;
+        REAL* out = sums2 + (image * parts + part) * ((long long)c2 * c1 * 9 + c2);
+        second_gradients(s, x, w1, b1, y, dy, tall, part, parts, chunk, dead, (REAL*)shared, out);
+    } else {
+        REAL* to = dx ? dx + image * s.pixels() : dx;
+        input_gradients(s, x, w1, b1, w2, y, dy, block % tiles, band, wide, dead, (REAL*)shared, to, add_dx,
+                        sums1 + (long long)block * c1 * 10);
+    }
+}
+
+// The partial sums of conv_pair_bwd, added up: a thread adds an eighth of them in order, then the eighths are added in order. The
+// first blocks are for sums1, the others for sums2.
+KERNEL __launch_bounds__(256)
+    conv_pair_sum(const REAL* __restrict__ sums2, const REAL* __restrict__ sums1, REAL* dw1, int add_dw1, REAL* db1, int add_db1,
+                  REAL* dw2, int add_dw2, REAL* db2, int add_db2, int c1, int c2, int count2, int count1) {
+    __shared__ REAL part[8][WARP];
+    int lane = threadIdx.x % WARP, eighth = threadIdx.x / WARP, blocks1 = pieces_of(c1 * 10, WARP);
+    bool is_first = blockIdx.x < blocks1;
+    long long weights2 = (long long)c2 * c1 * 9, size = is_first ? c1 * 10 : weights2 + c2;
+    long long i = (long long)(blockIdx.x - (is_first ? 0 : blocks1)) * WARP + lane;
+    const REAL* from = (is_first ? sums1 : sums2) + (i < size ? i : 0);
+    int count = is_first ? count1 : count2, end = (int)((long long)count * (eighth + 1) / 8);
+    REAL sum = 0;
+#pragma unroll 8
+    for (int k = (int)((long long)count * eighth / 8); k < end; k++) sum += from[k * size];
+    part[eighth][lane] = sum;
+    __syncthreads();
+    if (eighth > 0 || i >= size) return;
+    sum = 0;
+    for (int k = 0; k < 8; k++) sum += part[k][lane];
+    if (is_first) {
+        int c = (int)i / 10, tap = (int)i % 10;
+        if (tap < 9 && dw1) put(dw1, c * 9 + tap, sum, add_dw1);
+        if (tap == 9 && db1) put(db1, c, sum, add_db1);
+    } else {
+        if (i < weights2 && dw2) put(dw2, i, sum, add_dw2);
+        if (i >= weights2 && db2) put(db2, i - weights2, sum, add_db2);
+    }
+}

@@ -1,1 +1,175 @@
-// dropout_linear: no kernels yet.
+#include "gemm.cuh"
+
+// Dropout as one bit per element: [calls·images, words] with 32 columns in a word, all 0 in rows that are not live. So the products
+// draw no random numbers, and x̂, which is many times larger, is never written. A launch serves up to four calls
+// of one rate.
+
+template <class T> __device__ __forceinline__ T of_call(int call, T a, T b, T c, T d) {
+    return call == 0 ? a : call == 1 ? b : call == 2 ? c : d;
+}
+
+// What a call keeps; numbers as in src/ops/dropout_linear.rs.
+enum Kind { ALL = 0, GIVEN = 1, HALF = 2, RANDOM = 3 };
+
+struct Choice {
+    const REAL* mask;
+    int kind;
+    u64 seed, step;
+    unsigned stream, least;  // of a random word that keeps its element
+
+    __device__ __forceinline__ unsigned word(int row, int word, int columns) const {
+        unsigned bits = 0;
+        if (kind == ALL) return ALL_LANES;
+        if (kind == HALF) {
+            uint4 r = philox(seed, step, stream, row * ((columns + 127) / 128) + word / 4);
+            return of_call(word % 4, r.x, r.y, r.z, r.w);
+        }
+        for (int i = 0; i < 32 && word * 32 + i < columns; i += 4) {
+            int column = word * 32 + i;
+            if (kind == GIVEN) {
+                const REAL* from = mask + (long long)row * columns + column;
+                for (int j = 0; j < 4 && column + j < columns; j++) bits |= (from[j] != (REAL)0 ? 1u : 0u) << (i + j);
+            } else {
+                uint4 r = philox(seed, step, stream, row * ((columns + 3) / 4) + column / 4);
+                bits |= ((r.x >= least ? 1u : 0u) | (r.y >= least ? 2u : 0u) | (r.z >= least ? 4u : 0u) | (r.w >= least ? 8u : 0u)) << i;
+            }
+        }
+        return bits;
+    }
+};
+
+KERNEL __launch_bounds__(256)
+dropout_linear_bits(const REAL* __restrict__ mask0, int kind0, u64 seed0, u64 step0, unsigned stream0, unsigned least0,
+                    const REAL* __restrict__ mask1, int kind1, u64 seed1, u64 step1, unsigned stream1, unsigned least1,
+                    const REAL* __restrict__ mask2, int kind2, u64 seed2, u64 step2, unsigned stream2, unsigned least2,
+                    const REAL* __restrict__ mask3, int kind3, u64 seed3, u64 step3, unsigned stream3, unsigned least3,
+                    const unsigned* __restrict__ clock, const REAL* __restrict__ live, unsigned* __restrict__ bits, int images,
+                    int columns) {
+    int call = blockIdx.y, words = (columns + 31) / 32;
+    Choice choice{of_call(call, mask0, mask1, mask2, mask3),
+                  of_call(call, kind0, kind1, kind2, kind3),
+                  of_call(call, seed0, seed1, seed2, seed3),
+                  clock_step(of_call(call, step0, step1, step2, step3), clock),
+                  of_call(call, stream0, stream1, stream2, stream3),
+                  of_call(call, least0, least1, least2, least3)};
+    long long n = (long long)images * words;
+    for (long long i = first_element(); i < n; i += element_stride()) {
+        int row = (int)(i / words), word = (int)(i % words);
+        bits[call * n + i] = live && live[row] == (REAL)0 ? 0 : choice.word(row, word, columns);
+    }
+}
+
+// The bit of an element, in the lowest place; without bits everything is kept.
+__device__ __forceinline__ unsigned kept_bits(const unsigned* bits, int row, int column, int columns) {
+    return bits ? bits[(long long)row * ((columns + 31) / 32) + column / 32] >> column % 32 : ALL_LANES;
+}
+
+// x̂, as a source: row `call·images + image` is the call's input, scaled, where its bits are 1.
+template <bool PACKED> struct Kept {
+    const REAL *x0, *x1, *x2, *x3;
+    REAL scale;
+    const unsigned* bits;
+    int images, calls, columns, stride;
+
+    struct Held {
+        typename Rows<PACKED>::Held x;
+        unsigned bits;
+    };
+
+    __device__ __forceinline__ void fetch(int row, int column, Held& held) const {
+        int call = (row >= images) + (row >= 2 * images) + (row >= 3 * images);
+        bool inside = row < calls * images && column < columns;
+        Rows<PACKED>(of_call(call, x0, x1, x2, x3), inside ? images : 0, columns, stride).fetch(row - call * images, column, held.x);
+        held.bits = inside ? kept_bits(bits, row, column, stride) : 0;
+    }
+
+    __device__ __forceinline__ void value(const Held& held, REAL out[4]) const {
+        for (int i = 0; i < 4; i++) out[i] = held.bits >> i & 1 ? held.x.x[i] * scale : (REAL)0;
+    }
+};
+
+// Σ x̂·Wᵀ over parts of `chunk` inputs, as [parts, calls·images, outputs], for linear_finish. Blocks: rows, outputs, parts.
+template <class Tile>
+__device__ __forceinline__ void forward(Kept<Tile::PACKED> kept, const REAL* w, REAL* sums, int outputs, int chunk, int math) {
+    REAL* shared = shared_memory();
+    int m = blockIdx.x * Tile::BM, o = blockIdx.y * Tile::BN, from = blockIdx.z * chunk, rows = kept.calls * kept.images;
+    int to = from + chunk < kept.stride ? from + chunk : kept.stride;
+    kept.columns = to;
+    product<Tile, true, true>(math, kept, Rows<Tile::PACKED>(w, outputs, to, kept.stride), m, o, from, to, shared);
+    REAL* part = sums + (long long)blockIdx.z * rows * outputs;
+    write_tile<Tile>(shared, m, o, part, rows, outputs, 0, [&](int, int, REAL sum) { return sum; });
+}
+
+KERNEL __launch_bounds__(256)
+dropout_linear_fwd_small(const REAL* __restrict__ x0, const REAL* __restrict__ x1,
+                         const REAL* __restrict__ x2, const REAL* __restrict__ x3,
+                         const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w, REAL* __restrict__ sums, int images,
+                         int calls, int inputs, int outputs, int chunk, int math) {
+    Kept<false> kept{x0, x1, x2, x3, scale, bits, images, calls, inputs, inputs};
+    forward<Small>(kept, w, sums, outputs, chunk, math);
+}
+
+KERNEL __launch_bounds__(256, 2)
+dropout_linear_fwd_large(const REAL* __restrict__ x0, const REAL* __restrict__ x1,
+                         const REAL* __restrict__ x2, const REAL* __restrict__ x3,
+                         const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w, REAL* __restrict__ sums, int images,
+                         int calls, int inputs, int outputs, int chunk, int math) {
+    Kept<true> kept{x0, x1, x2, x3, scale, bits, images, calls, inputs, inputs};
+    forward<Large>(kept, w, sums, outputs, chunk, math);
+}
+
+// Where a call's gradient goes. That of an input with several calls is written by the blocks of the first of them, one call after
+// the other: `first` is that call, and the others' `out` is null.
+struct Input {
+    REAL* out;
+    int add, first;
+};
+
+// Two kinds of blocks: tiles of dx for each call, then tiles of dW = dzᵀ·x̂.
+template <class Tile>
+__device__ __forceinline__ void backward(const Kept<Tile::PACKED>& kept, const REAL* w, const REAL* dz, Input in0, Input in1, Input in2,
+                                         Input in3, REAL* dw, int add_dw, int outputs, int math) {
+    REAL* shared = shared_memory();
+    int images = kept.images, columns = kept.stride, calls = kept.calls;
+    int across = tiles(columns, Tile::BN), down = tiles(images, Tile::BM), for_dx = calls * down * across, block = blockIdx.x;
+    if (block < for_dx) {
+        int call = block / (down * across), m = block % down * Tile::BM, i = block / down % across * Tile::BN;
+        Input input = of_call(call, in0, in1, in2, in3);
+        if (!input.out) return;
+        for (int other = call; other < calls; other++) {
+            if (of_call(other, in0.first, in1.first, in2.first, in3.first) != call) continue;
+            Rows<Tile::PACKED> rows(dz + (long long)other * images * outputs, images, outputs, outputs);
+            product<Tile, true, false>(math, rows, Rows<Tile::PACKED>(w, outputs, columns, columns), m, i, 0, outputs, shared);
+            write_tile<Tile>(shared, m, i, input.out, images, columns, input.add || other > call, [&](int image, int column, REAL sum) {
+                return kept_bits(kept.bits, other * images + image, column, columns) & 1 ? sum * kept.scale : (REAL)0;
+            });
+            __syncthreads();  // the next product stages its operands where the tile is
+        }
+    } else {
+        block -= for_dx;
+        int o = block % tiles(outputs, Tile::BM) * Tile::BM, i = block / tiles(outputs, Tile::BM) * Tile::BN;
+        Rows<Tile::PACKED> rows(dz, calls * images, outputs, outputs);
+        product<Tile, false, false>(math, rows, kept, o, i, 0, calls * images, shared);
+        write_tile<Tile>(shared, o, i, dw, outputs, columns, add_dw, [](int, int, REAL sum) { return sum; });
+    }
+}
+
+KERNEL __launch_bounds__(256)
+dropout_linear_bwd_small(const REAL* __restrict__ x0, REAL* dx0, int add0, int first0, const REAL* __restrict__ x1, REAL* dx1, int add1, int first1, const REAL* __restrict__ x2, REAL* dx2, int add2,
+                         int first2, const REAL* __restrict__ x3, REAL* dx3, int add3, int first3,
+                         const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w, const REAL* __restrict__ dz, REAL* dw,
+                         int add_dw, int images, int calls, int inputs, int outputs, int math) {
+    Kept<false> kept{x0, x1, x2, x3, scale, bits, images, calls, inputs, inputs};
+    backward<Small>(kept, w, dz, Input{dx0, add0, first0}, Input{dx1, add1, first1}, Input{dx2, add2, first2}, Input{dx3, add3, first3},
+                    dw, add_dw, outputs, math);
+}
+
+KERNEL __launch_bounds__(256, 2)
+dropout_linear_bwd_large(const REAL* __restrict__ x0, REAL* dx0, int add0, int first0, const REAL* __restrict__ x1, REAL* dx1, int add1, int first1, const REAL* __restrict__ x2, REAL* dx2, int add2,
+                         int first2, const REAL* __restrict__ x3, REAL* dx3, int add3, int first3,
+                         const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w, const REAL* __restrict__ dz, REAL* dw,
+                         int add_dw, int images, int calls, int inputs, int outputs, int math) {
+    Kept<true> kept{x0, x1, x2, x3, scale, bits, images, calls, inputs, inputs};
+    backward<Large>(kept, w, dz, Input{dx0, add0, first0}, Input{dx1, add1, first1}, Input{dx2, add2, first2}, Input{dx3, add3, first3},
+                    dw, add_dw, outputs, math);
+}

@@ -1,1 +1,104 @@
-// linear: no kernels yet.
+#include "gemm.cuh"
+
+// y = act(x·Wᵀ + b): x [n, inputs], w [outputs, inputs] → y [n, outputs]. Blocks: tiles of rows, tiles of outputs, parts. With
+// more than one part (each of `chunk` inputs) the sums go to y as [parts, n, outputs], for linear_finish.
+template <class Tile>
+__device__ __forceinline__ void forward(const REAL* x, const REAL* w, const REAL* b, REAL* y, int n, int inputs, int outputs, int chunk, int tanh_, int math) {
+    REAL* shared = shared_memory();
+    int m = blockIdx.x * Tile::BM, o = blockIdx.y * Tile::BN, from = blockIdx.z * chunk;
+    int to = from + chunk < inputs ? from + chunk : inputs;
+    product<Tile, true, true>(math, Rows<Tile::PACKED>(x, n, to, inputs), Rows<Tile::PACKED>(w, outputs, to, inputs), m, o, from, to, shared);
+    if (gridDim.z > 1) {
+        REAL* part = y + (long long)blockIdx.z * n * outputs;
+        write_tile<Tile>(shared, m, o, part, n, outputs, 0, [&](int, int, REAL sum) { return sum; });
+    } else {
+        write_tile<Tile>(shared, m, o, y, n, outputs, 0, [&](int, int column, REAL sum) {
+            sum += b[column];
+            return tanh_ ? tanh(sum) : sum;
+        });
+    }
+}
+
+KERNEL __launch_bounds__(256) linear_fwd_small(const REAL* __restrict__ x, const REAL* __restrict__ w, const REAL* __restrict__ b,
+                                               REAL* __restrict__ y, int n, int inputs, int outputs, int chunk, int tanh_, int math) {
+    forward<Small>(x, w, b, y, n, inputs, outputs, chunk, tanh_, math);
+}
+
+KERNEL __launch_bounds__(256, 2) linear_fwd_large(const REAL* __restrict__ x, const REAL* __restrict__ w, const REAL* __restrict__ b,
+                                                  REAL* __restrict__ y, int n, int inputs, int outputs, int chunk, int tanh_, int math) {
+    forward<Large>(x, w, b, y, n, inputs, outputs, chunk, tanh_, math);
+}
+
+// y = act(Σ parts + b), the parts in their order. Rows that are not live give 0.
+KERNEL __launch_bounds__(256) linear_finish(const REAL* __restrict__ sums, const REAL* __restrict__ b, const REAL* __restrict__ live,
+                                            REAL* __restrict__ y, int parts, int rows, int images, int outputs, int tanh_) {
+    long long n = (long long)rows * outputs;
+    for (long long i = first_element(); i < n; i += element_stride()) {
+        if (live && live[i / outputs % images] == (REAL)0) {
+            y[i] = 0;
+            continue;
+        }
+        REAL sum = 0;
+        for (int part = 0; part < parts; part++) sum += sums[part * n + i];
+        sum += b[i % outputs];
+        y[i] = tanh_ ? tanh(sum) : sum;
+    }
+}
+
+// Two kinds of blocks: tiles of dx = dz·W, then tiles of dW = dzᵀ·x; a null pointer has none. Returns how many they are.
+template <class Tile, class Dz>
+__device__ __forceinline__ int backward(const Dz& dz, const REAL* x, const REAL* w, REAL* dx, int add_dx, REAL* dw, int add_dw, int n,
+                                        int inputs, int outputs, int math, REAL* shared) {
+    int block = blockIdx.x, across = tiles(inputs, Tile::BN);
+    int for_dx = dx ? tiles(n, Tile::BM) * across : 0, for_dw = dw ? tiles(outputs, Tile::BM) * across : 0;
+    auto as_is = [](int, int, REAL sum) { return sum; };
+    if (block < for_dx) {
+        int m = block % tiles(n, Tile::BM) * Tile::BM, i = block / tiles(n, Tile::BM) * Tile::BN;
+        product<Tile, true, false>(math, dz, Rows<Tile::PACKED>(w, outputs, inputs, inputs), m, i, 0, outputs, shared);
+        write_tile<Tile>(shared, m, i, dx, n, inputs, add_dx, as_is);
+    } else if (block < for_dx + for_dw) {
+        block -= for_dx;
+        int o = block % tiles(outputs, Tile::BM) * Tile::BM, i = block / tiles(outputs, Tile::BM) * Tile::BN;
+        product<Tile, false, false>(math, dz, Rows<Tile::PACKED>(x, n, inputs, inputs), o, i, 0, n, shared);
+        write_tile<Tile>(shared, o, i, dw, outputs, inputs, add_dw, as_is);
+    }
+    return for_dx + for_dw;
+}
+
+// All of a small layer: dz is made where it is used. Blocks beyond those of the products: 32 elements of db each.
+KERNEL __launch_bounds__(256) linear_bwd_small(const REAL* __restrict__ x, const REAL* __restrict__ w, const REAL* __restrict__ y,
+                                               const REAL* __restrict__ dy, REAL* dx, int add_dx, REAL* dw, int add_dw, REAL* db,
+                                               int add_db, int n, int inputs, int outputs, int tanh_, int math) {
+    REAL* shared = shared_memory();
+    Undone dz(dy, y, tanh_, nullptr, n, n, outputs);
+    int others = backward<Small>(dz, x, w, dx, add_dx, dw, add_dw, n, inputs, outputs, math, shared);
+    if ((int)blockIdx.x >= others) undo(dz, (blockIdx.x - others) * 32, nullptr, db, add_db, shared);
+}
+
+// The products of a large layer, whose dz comes from linear_undo.
+KERNEL __launch_bounds__(256, 2) linear_bwd_large(const REAL* __restrict__ x, const REAL* __restrict__ w, const REAL* __restrict__ dz,
+                                                  REAL* dx, int add_dx, REAL* dw, int add_dw, int n, int inputs, int outputs,
+                                                  int math) {
+    Rows<true> source(dz, n, outputs, outputs);
+    backward<Large>(source, x, w, dx, add_dx, dw, add_dw, n, inputs, outputs, math, shared_memory());
+}
+
+// dz = dy·act'(y) [rows, outputs] of live rows, 0 of the others; db its sum over rows. A block has 32 columns.
+KERNEL __launch_bounds__(256) linear_undo(const REAL* __restrict__ y, const REAL* __restrict__ dy, const REAL* __restrict__ live,
+                                          REAL* __restrict__ dz, REAL* db, int add_db, int rows, int images, int outputs, int tanh_) {
+    __shared__ REAL shared[256];
+    undo(Undone(dy, y, tanh_, live, images, rows, outputs), blockIdx.x * 32, dz, db, add_db, shared);
+}
+
+// ---- The same, one thread per result: what the tests hold the kernels above against -----------------------------------------
+
+KERNEL __launch_bounds__(256) linear_naive_fwd(const REAL* __restrict__ x, const REAL* __restrict__ w, const REAL* __restrict__ b,
+                                               REAL* __restrict__ y, int n, int inputs, int outputs, int tanh_) {
+    for (long long i = first_element(); i < (long long)n * outputs; i += element_stride()) {
+        const REAL *row = x + i / outputs * inputs, *weights = w + i % outputs * inputs;
+        REAL sum = 0;
+        for (int k = 0; k < inputs; k++) sum += row[k] * weights[k];
+        sum += b[i % outputs];
+        y[i] = tanh_ ? tanh(sum) : sum;
+    }
+}

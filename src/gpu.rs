@@ -69,6 +69,11 @@ struct State {
 }
 
 impl Gpu {
+    /// The number type of kernels and tensors.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     /// How matrix products treat their operands.
     pub fn math(&self) -> MathMode {
         self.math

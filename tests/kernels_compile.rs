@@ -3,6 +3,7 @@
 //! where it cannot be had the tests are skipped with a line, or fail if `DOOD_REQUIRE_NVRTC=1`.
 #![cfg(unix)]
 
+use dood::{DType, gpu};
 use std::env;
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
@@ -129,32 +130,11 @@ fn usages(log: &str) -> Vec<Usage> {
     kernels
 }
 
-fn options(architecture: &str, real: &str) -> Vec<String> {
-    vec![
-        "--std=c++17".into(),
-        format!("-DREAL={real}"),
-        format!("--gpu-architecture={architecture}"),
-        "--ptxas-options=-v".into(),
-    ]
-}
-
-/// Name and text of every kernel file, with what all of them share in front.
-fn kernel_sources() -> Vec<(String, String)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-    let read = |path: &Path| fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let common = read(&folder.join("common.cuh"));
-    let mut sources = vec![];
-    for entry in fs::read_dir(&folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|e| e == "cu") {
-            let name = format!("kernels/{}", path.file_name().unwrap().to_string_lossy());
-            let text = read(&path);
-            sources
-                .push((name.clone(), format!("#line 1 \"kernels/common.cuh\"\n{common}\n#line 1 \"{name}\"\n{text}")));
-        }
-    }
-    sources.sort();
-    sources
+/// The library's own options, and the figures of ptxas.
+fn options(architecture: &str, dtype: DType) -> Vec<String> {
+    let mut options = gpu::options(architecture, dtype);
+    options.push("--ptxas-options=-v".into());
+    options
 }
 
 // ---- Tests ---------------------------------------------------------------------------------------------------------
@@ -164,18 +144,21 @@ fn every_kernel_compiles_without_warnings_or_spills() {
     if !nvrtc_is_here() {
         return;
     }
-    let sources = kernel_sources();
+    let sources: Vec<_> = gpu::SOURCES.iter().map(|(file, text)| (*file, gpu::assemble(file, text))).collect();
     let mut jobs = vec![];
-    for (name, source) in &sources {
+    for (file, source) in &sources {
         for architecture in ARCHITECTURES {
-            jobs.extend(["float", "double"].map(|real| (name, source, architecture, real)));
+            jobs.extend(
+                [("float", DType::F32), ("double", DType::F64)].map(|real| (*file, source, architecture, real)),
+            );
         }
     }
     let (next, rows, faults) = (AtomicUsize::new(0), Mutex::new(vec![]), Mutex::new(vec![]));
     let work = || {
-        while let Some(&(name, source, architecture, real)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(&(file, source, architecture, (real, dtype))) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let name = format!("kernels/{file}.cu");
             let fault = |text: String| faults.lock().unwrap().push(format!("{name} {architecture} {real}: {text}"));
-            let log = match compile(source, name, &options(architecture, real)) {
+            let log = match compile(source, &name, &options(architecture, dtype)) {
                 Ok(log) => log,
                 Err(log) => {
                     fault(log);
@@ -191,7 +174,7 @@ fn every_kernel_compiles_without_warnings_or_spills() {
             }
             for usage in found {
                 let accepted = ACCEPTED_SPILLS.iter().find(|(kernel, _)| *kernel == usage.kernel).map_or(0, |a| a.1);
-                if real == "float" && usage.spill_bytes > accepted {
+                if dtype == DType::F32 && usage.spill_bytes > accepted {
                     fault(format!("{} spills {} bytes, {accepted} are accepted", usage.kernel, usage.spill_bytes));
                 }
                 rows.lock().unwrap().push((name.clone(), usage.kernel.clone(), architecture, real, usage));
@@ -216,6 +199,15 @@ fn every_kernel_compiles_without_warnings_or_spills() {
 }
 
 #[test]
+fn every_kernel_file_is_part_of_the_library() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut files: Vec<String> = names.filter_map(|name| Some(name.strip_suffix(".cu")?.to_owned())).collect();
+    files.sort();
+    assert_eq!(files, gpu::SOURCES.iter().map(|(file, _)| *file).collect::<Vec<_>>());
+}
+
+#[test]
 fn spills_warnings_and_errors_are_seen() {
     if !nvrtc_is_here() {
         return;
@@ -234,7 +226,7 @@ fn spills_warnings_and_errors_are_seen() {
         }
         extern \"C\" __global__ void roomy(REAL* y) { y[threadIdx.x] = 1; }";
     for architecture in ARCHITECTURES {
-        let log = compile(spilling, "spilling.cu", &options(architecture, "float")).unwrap();
+        let log = compile(spilling, "spilling.cu", &options(architecture, DType::F32)).unwrap();
         let mut found = usages(&log);
         found.sort_by(|a, b| a.kernel.cmp(&b.kernel));
         assert_eq!([&*found[0].kernel, &*found[1].kernel], ["crowded", "roomy"], "{log}");
@@ -243,8 +235,8 @@ fn spills_warnings_and_errors_are_seen() {
         assert!(!log.contains("warning"), "{log}");
     }
     let unused = "extern \"C\" __global__ void k(REAL* y) { int unused; y[0] = 1; }";
-    assert!(compile(unused, "unused.cu", &options("sm_80", "float")).unwrap().contains("warning"));
+    assert!(compile(unused, "unused.cu", &options("sm_80", DType::F32)).unwrap().contains("warning"));
     let wrong = "#line 7 \"kernels/wrong.cu\"\nextern \"C\" __global__ void k(REAL* y) { y[0] = nope; }";
-    let error = compile(wrong, "wrong.cu", &options("sm_80", "float")).unwrap_err();
+    let error = compile(wrong, "wrong.cu", &options("sm_80", DType::F32)).unwrap_err();
     assert!(error.contains("kernels/wrong.cu(7)") && error.contains("nope"), "{error}");
 }

@@ -24,7 +24,6 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "dropout_linear",
     "elementwise",
     "gaussian",
-    "gemm",
     "gru",
     "likelihood",
     "linear",
@@ -43,7 +42,11 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "tanh_ratio",
 ];
 
-const COMMON: &str = include_str!("../../kernels/common.cuh");
+/// What all kernel files share, and what those share that ask for it by `#include "gemm.cuh"`.
+const HEADERS: &[(&str, &str)] = &[
+    ("common.cuh", include_str!("../../kernels/common.cuh")),
+    ("gemm.cuh", include_str!("../../kernels/gemm.cuh")),
+];
 
 /// The text of `kernels/<file>.cu`; that in the folder `DOOD_KERNELS` where it is set, so that a kernel can be changed without
 /// building anything.
@@ -54,11 +57,22 @@ pub(super) fn source(file: &str) -> Option<Cow<'static, str>> {
     SOURCES.iter().find(|(name, _)| *name == file).map(|(_, text)| Cow::from(*text))
 }
 
-/// What NVRTC is given: the text of a kernel file after what all of them share.
+fn header(name: &str) -> Cow<'static, str> {
+    if let Some(folder) = std::env::var_os("DOOD_KERNELS") {
+        return std::fs::read_to_string(std::path::Path::new(&folder).join(name)).unwrap_or_default().into();
+    }
+    HEADERS.iter().find(|(header, _)| *header == name).expect("one of the two").1.into()
+}
+
+/// What NVRTC is given: the text of a kernel file after what all of them share, and with `gemm.cuh` in its place where it is included.
 pub fn assemble(file: &str, text: &str) -> String {
-    let common = match std::env::var_os("DOOD_KERNELS") {
-        Some(folder) => std::fs::read_to_string(std::path::Path::new(&folder).join("common.cuh")).unwrap_or_default(),
-        None => COMMON.into(),
+    const INCLUDE: &str = "#include \"gemm.cuh\"\n";
+    let common = header("common.cuh");
+    let text = match text.strip_prefix(INCLUDE) {
+        None => Cow::from(text),
+        Some(rest) => {
+            format!("#line 1 \"kernels/gemm.cuh\"\n{}\n#line 2 \"kernels/{file}.cu\"\n{rest}", header("gemm.cuh")).into()
+        }
     };
     format!("#line 1 \"kernels/common.cuh\"\n{common}\n#line 1 \"kernels/{file}.cu\"\n{text}\n")
 }

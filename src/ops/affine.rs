@@ -9,7 +9,13 @@
 //! ```
 
 use super::Op;
-use crate::{Device, Tensor, Var, device::on_device, real::Real, tape::Slot};
+use crate::{
+    Device, Tensor, Var,
+    device::on_device,
+    gpu::{Arg, Launch, args, grad},
+    real::Real,
+    tape::Slot,
+};
 
 /// In which unit a token affine reads its angle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +24,12 @@ pub enum Angle {
     Degrees,
     /// As radians.
     Radians,
+}
+
+impl Angle {
+    fn radians(self) -> f64 {
+        if self == Angle::Degrees { std::f64::consts::PI / 180.0 } else { 1.0 }
+    }
 }
 
 /// Rows are few and short, so they are computed in double precision, one by one.
@@ -50,6 +62,15 @@ impl<'t> Var<'t> {
 impl Affine {
     fn width(&self) -> usize {
         if let Affine::Seven(_) = self { 7 } else { 4 }
+    }
+
+    /// What tells a kernel which of the three this is, and its unit of angles.
+    fn gpu_kind(&self) -> [Arg; 2] {
+        match self {
+            Affine::Layout => [Arg::Int(0), Arg::Real(1.0)],
+            Affine::Inverse => [Arg::Int(1), Arg::Real(1.0)],
+            Affine::Seven(unit) => [Arg::Int(2), Arg::Real(unit.radians())],
+        }
     }
 
     fn matrix(&self, x: &[f64]) -> [f64; 6] {
@@ -96,7 +117,7 @@ impl Affine {
 
 /// The four entries before scaling, cos θ, sin θ, and dθ/dangle.
 fn seven(x: &[f64], unit: Angle) -> ([f64; 4], f64, f64, f64) {
-    let radians = if unit == Angle::Degrees { std::f64::consts::PI / 180.0 } else { 1.0 };
+    let radians = unit.radians();
     let (sin, cos) = (x[4] * radians).sin_cos();
     let (u, v) = (x[5], x[6]);
     let k = 1.0 + u * v;
@@ -125,19 +146,26 @@ impl Op for Affine {
                 let m = self.matrix(&wide(x));
                 y.iter_mut().zip(m).for_each(|(y, m)| *y = T::of(m));
             }
+        }, gpu => {
+            let (n, [kind, radians]) = (shape[0], self.gpu_kind());
+            gpu.launch("affine", "affine_fwd", Launch::elements(n), args![&x[0], y.out(), n, kind, radians]);
         });
         vec![y]
     }
 
     fn backward(&self, cx: &Device, x: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
-        let Some(slot) = &mut dx[0] else { return };
         let k = self.width();
         on_device!(cx, T => {
+            let Some(slot) = &mut dx[0] else { return };
             let rows = x[0].slice::<T>().chunks(k).zip(dy.slice::<T>().chunks(6));
             for (dx, (x, dy)) in slot.add::<T>().chunks_mut(k).zip(rows) {
                 let d = self.pull(&wide(x), &wide(dy));
                 dx.iter_mut().zip(d).for_each(|(dx, d)| *dx += T::of(d));
             }
+        }, gpu => {
+            let (n, [kind, radians]) = (x[0].shape()[0], self.gpu_kind());
+            let [slot, add] = grad(&mut dx[0]);
+            gpu.launch("affine", "affine_bwd", Launch::elements(n), args![&x[0], dy, slot, add, n, kind, radians]);
         });
     }
 }

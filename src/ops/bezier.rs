@@ -5,7 +5,13 @@
 //! ```
 
 use super::{Op, place_points::count};
-use crate::{Device, Tensor, Var, device::on_device, real::Real, tape::Slot};
+use crate::{
+    Device, Tensor, Var,
+    device::on_device,
+    gpu::{Launch, args, grad},
+    real::Real,
+    tape::Slot,
+};
 
 struct Bezier {
     samples: usize,
@@ -19,13 +25,18 @@ impl<'t> Var<'t> {
     }
 }
 
-/// The Bernstein polynomials at the samples: weight of point j in sample n at `[n·points + j]`.
 #[track_caller]
-pub(super) fn bernstein<T: Real>(points: usize, samples: usize) -> Vec<T> {
+pub(super) fn check(points: usize, samples: usize) {
     assert!(
         points >= 2 && samples >= 2,
         "bezier: {points} points and {samples} samples; at least 2 of each are needed"
     );
+}
+
+/// The Bernstein polynomials at the samples: weight of point j in sample n at `[n·points + j]`.
+#[track_caller]
+pub(super) fn bernstein<T: Real>(points: usize, samples: usize) -> Vec<T> {
+    check(points, samples);
     let degree = points - 1;
     let mut basis = Vec::with_capacity(points * samples);
     for n in 0..samples {
@@ -73,18 +84,25 @@ impl Op for Bezier {
             for (y, x) in y.slice_mut::<T>().chunks_mut(2 * self.samples).zip(x[0].slice::<T>().chunks(2 * j)) {
                 sample_curve(&basis, x, y);
             }
+        }, gpu => {
+            check(j, self.samples);
+            let out = args![&x[0], y.out(), n, j, self.samples];
+            gpu.launch("bezier", "bezier_fwd", Launch::elements(n * self.samples), out);
         });
         vec![y]
     }
 
     fn backward(&self, cx: &Device, x: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
-        let Some(slot) = &mut dx[0] else { return };
-        let (_, j) = count("bezier", &x[0]);
+        let (n, j) = count("bezier", &x[0]);
         on_device!(cx, T => {
+            let Some(slot) = &mut dx[0] else { return };
             let basis = bernstein::<T>(j, self.samples);
             for (dx, dy) in slot.add::<T>().chunks_mut(2 * j).zip(dy.slice::<T>().chunks(2 * self.samples)) {
                 sample_curve_backward(&basis, dy, dx);
             }
+        }, gpu => {
+            let [dpoints, add] = grad(&mut dx[0]);
+            gpu.launch("bezier", "bezier_bwd", Launch::rows(n, 256), args![dy, dpoints, add, j, self.samples]);
         });
     }
 }

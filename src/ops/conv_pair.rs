@@ -7,7 +7,13 @@
 //! thread's scratch memory, so nothing but inputs and outputs touches main memory.
 
 use super::{Cost, Op, live_rows};
-use crate::{Device, Tensor, Var, cpu, device::on_device, real::Real, tape::Slot};
+use crate::{
+    DType, Device, Tensor, Var, cpu,
+    device::on_device,
+    gpu::{Arg, Gpu, Launch, args, grad},
+    real::Real,
+    tape::Slot,
+};
 use rayon::prelude::*;
 
 struct ConvPair {
@@ -391,6 +397,74 @@ fn input_gradient<T: Real, const L: usize>(d: &Dims, z1: &[T], packed: &Packed<T
     );
 }
 
+/// Numbers of channels that a block of kernels/conv_pair.cu has at a time, and columns in a strip.
+const INS: usize = 8;
+const OUTS: usize = 16;
+const STRIP: usize = 4;
+
+/// The launch of conv_pair_fwd, the rows per block and the strips per row.
+fn forward_launch(gpu: &Gpu, d: &Dims) -> (Launch, usize, usize) {
+    let (height, strips) = (d.h - 4, (d.w - 4).div_ceil(STRIP));
+    let band = height.div_ceil(height.div_ceil(12));
+    let strips = strips.div_ceil(strips.div_ceil(12));
+    let blocks = height.div_ceil(band) * (d.w - 4).div_ceil(strips * STRIP) * d.c2.div_ceil(OUTS);
+    let wide = strips * STRIP;
+    let work = (band + 4) * (wide + 8) + INS * (band + 2) * (wide + 4);
+    let shared = 10 * INS + INS * 9 * 20 + work.max(OUTS * band * wide);
+    let threads = band * strips * d.c2.min(OUTS).div_ceil(8);
+    let launch = Launch::rows(d.n * blocks, threads.next_multiple_of(32)).shared(shared * gpu.dtype().bytes());
+    (launch, band, strips)
+}
+
+/// How conv_pair_bwd is cut into blocks.
+struct BackwardPlan {
+    launch: Launch,
+    /// Rows of z₂ per tile, and parts per image, of the blocks for w₂ and b₂.
+    tall: usize,
+    parts: usize,
+    /// Rows and columns of x per tile, and tiles per image, of the blocks for x, w₁ and b₁.
+    band: usize,
+    wide: usize,
+    tiles: usize,
+}
+
+impl BackwardPlan {
+    fn new(dtype: DType, d: &Dims) -> Self {
+        // Two blocks of floats, or one of doubles, are to find room on a multiprocessor.
+        let (tall, most) = if dtype == DType::F32 { (12, 30) } else { (6, 14) };
+        // A tile that is the whole image has no halo. A thread has a strip of z₁: at most 12 strips in 32 rows.
+        let down = if d.h <= most + 4 { 1 } else { d.h.div_ceil(most) };
+        let across = if d.w <= 50 { 1 } else { d.w.div_ceil(44) };
+        let (band, wide) = (d.h.div_ceil(down), d.w.div_ceil(across));
+        let tiles = d.h.div_ceil(band) * d.w.div_ceil(wide);
+        let strips = if across == 1 { d.w - 2 } else { wide + 4 }.div_ceil(STRIP);
+
+        let chunks = d.c1.div_ceil(INS) * d.c2.div_ceil(OUTS);
+        let columns = strips * STRIP;
+        let weight_tiles = (d.h - 4).div_ceil(tall) * (d.w - 4).div_ceil(columns);
+        let parts = 128usize.div_ceil((d.n * chunks).max(1)).min(weight_tiles);
+
+        let planes = OUTS * (tall * columns + 4) + INS * ((tall + 2) * (columns + 4) + 4);
+        let of_weights = (tall + 4) * (columns + 8) + planes;
+        let of_weights = 10 * INS + OUTS + of_weights.max(strips.div_ceil(2) * OUTS * INS * 9);
+        let x_columns = wide.next_multiple_of(STRIP);
+        let planes = INS * ((band + 4) * (columns + 4)).max((band + 2) * (x_columns + 4) + 4);
+        let sums = INS * 10 * (1 + strips) + INS * 12 * (1 + 9);
+        let of_input = sums + band * x_columns + (band + 4) * (columns + 4) + planes;
+
+        let blocks = d.n * (parts * chunks + tiles);
+        let launch = Launch::rows(blocks, 32 * strips).shared(of_weights.max(of_input) * dtype.bytes());
+        BackwardPlan { launch, tall, parts, band, wide, tiles }
+    }
+}
+
+impl ConvPair {
+    fn live(&self, n: usize) -> Arg {
+        assert!(self.live.as_ref().is_none_or(|live| live.len() == n), "one entry of `live` per row");
+        Arg::input(self.live.as_ref())
+    }
+}
+
 impl Op for ConvPair {
     fn name(&self) -> &'static str {
         "conv_pair"
@@ -398,9 +472,9 @@ impl Op for ConvPair {
 
     fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor> {
         let d = Dims::of(x);
-        let live = live_rows(self.live.as_ref(), d.n);
         let mut y = Tensor::empty(cx, &[d.n, d.features()]);
         on_device!(cx, T => {
+            let live = live_rows(self.live.as_ref(), d.n);
             let packs = [
                 Packed::<T>::forward(x[1].slice(), x[2].slice(), 1),
                 Packed::<T>::forward(x[3].slice(), x[4].slice(), d.c1),
@@ -414,14 +488,19 @@ impl Op for ConvPair {
                     y.fill(T::ZERO);
                 }
             });
+        }, gpu => {
+            let (launch, band, strips) = forward_launch(gpu, &d);
+            let out = y.out();
+            let args = args![&x[0], &x[1], &x[2], &x[3], &x[4], self.live(d.n), out, d.h, d.w, d.c1, d.c2, band, strips];
+            gpu.launch("conv_pair", "conv_pair_fwd", launch, args);
         });
         vec![y]
     }
 
     fn backward(&self, cx: &Device, x: &[Tensor], y: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
         let d = Dims::of(x);
-        let live = live_rows(self.live.as_ref(), d.n);
         on_device!(cx, T => {
+            let live = live_rows(self.live.as_ref(), d.n);
             let packs = [
                 Packed::<T>::forward(x[1].slice(), x[2].slice(), 1),
                 Packed::<T>::backward(x[3].slice(), d.c2, d.c1, Packed::<T>::together(d.c1)),
@@ -459,12 +538,31 @@ impl Op for ConvPair {
                 }
                 from += size;
             }
+        }, gpu => {
+            let plan = BackwardPlan::new(gpu.dtype(), &d);
+            let second = d.c2 * d.c1 * 9 + d.c2;
+            let (rows2, rows1) = (d.n * plan.parts, d.n * plan.tiles);
+            let (sums2, sums1) = (Tensor::empty(cx, &[rows2, second]), Tensor::empty(cx, &[rows1, d.c1 * 10]));
+            let [image, add] = grad(&mut dx[0]);
+            let args = args![
+                &x[0], &x[1], &x[2], &x[3], self.live(d.n), &y[0], dy, image, add, sums2.out(), sums1.out(),
+                d.n, d.h, d.w, d.c1, d.c2, plan.tall, plan.parts, plan.band, plan.wide,
+            ];
+            gpu.launch("conv_pair", "conv_pair_bwd", plan.launch, args);
+            let [[dw1, add1], [db1, add2], [dw2, add3], [db2, add4]] = [1, 2, 3, 4].map(|i| grad(&mut dx[i]));
+            let launch = Launch::rows(second.div_ceil(32) + (d.c1 * 10).div_ceil(32), 256);
+            let args = args![
+                &sums2, &sums1, dw1, add1, db1, add2, dw2, add3, db2, add4, d.c1, d.c2, rows2, rows1,
+            ];
+            gpu.launch("conv_pair", "conv_pair_sum", launch, args);
         });
     }
 
     fn cost(&self, x: &[Tensor], y: &Tensor) -> Cost {
         let d = Dims::of(x);
-        let images = live_rows(self.live.as_ref(), d.n).iter().filter(|&&l| l).count();
+        let images = on_device!(y.device(), T => {
+            self.live.as_ref().map_or(d.n, |live| live.slice::<T>().iter().filter(|&&l| l != T::ZERO).count())
+        }, _gpu => d.n); // who is live is not known here
         let macs = d.c1 * 9 * (d.h - 2) * (d.w - 2) + d.c1 * 9 * d.features();
         Cost { flops: 2.0 * (images * macs) as f64, bytes: 4.0 * (x[0].len() + y.len()) as f64 }
     }

@@ -8,7 +8,13 @@
 use super::Op;
 use super::gaussian::HALF_LOG_TAU;
 use super::squash::{PIXEL_SCALE, sigmoid_slope};
-use crate::{Device, Tensor, Var, cpu, device::on_device, real::Real, tape::Slot};
+use crate::{
+    Device, Tensor, Var, cpu,
+    device::on_device,
+    gpu::{Arg, Launch, args, grad},
+    real::Real,
+    tape::Slot,
+};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::f64::consts::LN_2;
@@ -46,6 +52,17 @@ impl ImageLogDensity {
             ),
         }
     }
+}
+
+impl ImageLogDensity {
+    fn laplace(&self) -> Arg {
+        Arg::Int((self.0 == Likelihood::Laplace).into())
+    }
+}
+
+/// The smallest scale, and the distance to the largest.
+fn scale_args() -> [Arg; 2] {
+    [Arg::Real(PIXEL_SCALE.0), Arg::Real(PIXEL_SCALE.1 - PIXEL_SCALE.0)]
 }
 
 /// Pixels summed side by side: enough to fill the vector registers.
@@ -96,6 +113,11 @@ impl Op for ImageLogDensity {
                 });
                 y[0] = T::of(norm) - misfit;
             });
+        }, gpu => {
+            let ([low, span], log_norm) = (scale_args(), Arg::Real(self.0.log_norm()));
+            let out = [y.out(), precision.out()];
+            let args = args![&x[0], &x[1], &x[2], out[0], out[1], pixels, self.laplace(), low, span, log_norm];
+            gpu.launch("likelihood", "image_logpdf_fwd", Launch::rows(b, 512), args);
         });
         vec![y, precision]
     }
@@ -134,6 +156,13 @@ impl Op for ImageLogDensity {
                     }
                 });
             }
+        }, gpu => {
+            let ([dcanvas, add], [draw, add_raw]) = (grad(&mut dx[0]), grad(&mut dx[1]));
+            let (laplace, [_, span]) = (self.laplace(), scale_args());
+            let args = args![
+                &x[0], &x[1], &x[2], &y[1], dy, dcanvas, add, draw, add_raw, b, pixels, laplace, span,
+            ];
+            gpu.launch("likelihood", "image_logpdf_bwd", Launch::rows(pixels.div_ceil(32), 512), args);
         });
     }
 }
@@ -170,6 +199,8 @@ pub fn residual_ratio(residual: &Tensor, x: &Tensor) -> Tensor {
             let most = f32::MAX as f64;
             *y = if left == 0.0 && all == 0.0 { T::ZERO } else { T::of((left / all).limit(-most, most)) };
         });
+    }, gpu => {
+        gpu.launch("likelihood", "residual_ratio", Launch::rows(b, 256), args![residual, x, y.out(), pixels]);
     });
     y
 }

@@ -7,7 +7,13 @@
 //! The maximum is a constant in differentiation: dx = dy/m.
 
 use super::Op;
-use crate::{Device, Tensor, Var, cpu, device::on_device, real::Real, tape::Slot};
+use crate::{
+    Device, Tensor, Var, cpu,
+    device::on_device,
+    gpu::{Arg, Launch, args, grad},
+    real::Real,
+    tape::Slot,
+};
 
 struct MaxNorm {
     floor: f64,
@@ -55,19 +61,26 @@ impl Op for MaxNorm {
                 let by = by[i];
                 y.iter_mut().zip(&x[image * i..]).for_each(|(y, &x)| *y = x / by);
             });
+        }, gpu => {
+            let all = args![&x[0], y.out(), by.out(), image, Arg::Real(self.floor)];
+            gpu.launch("max_norm", "max_norm_fwd", Launch::rows(n, 512), all);
         });
         vec![y, by]
     }
 
     fn backward(&self, cx: &Device, _: &[Tensor], y: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
-        let Some(slot) = &mut dx[0] else { return };
-        let image = dy.len() / dy.shape()[0].max(1);
+        let n = dy.shape()[0];
+        let image = dy.len() / n.max(1);
         on_device!(cx, T => {
+            let Some(slot) = &mut dx[0] else { return };
             let (by, dy) = (y[1].slice::<T>(), dy.slice::<T>());
             cpu::each_row(slot.add::<T>(), image, 8, #[inline(always)] |i, dx| {
                 let by = by[i];
                 dx.iter_mut().zip(&dy[image * i..]).for_each(|(dx, &dy)| *dx += dy / by);
             });
+        }, gpu => {
+            let [dx, add] = grad(&mut dx[0]);
+            gpu.launch("max_norm", "max_norm_bwd", Launch::rows(n, 512), args![&y[1], dy, dx, add, image]);
         });
     }
 }

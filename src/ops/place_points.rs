@@ -5,7 +5,13 @@
 //! ```
 
 use super::Op;
-use crate::{Device, Tensor, Var, device::on_device, real::Real, tape::Slot};
+use crate::{
+    Device, Tensor, Var,
+    device::on_device,
+    gpu::{Launch, args, grad},
+    real::Real,
+    tape::Slot,
+};
 
 struct PlacePoints;
 
@@ -70,6 +76,8 @@ impl Op for PlacePoints {
             for (y, (z, m)) in y.slice_mut::<T>().chunks_mut(2 * j).zip(rows) {
                 place(m, z, y);
             }
+        }, gpu => {
+            gpu.launch("place_points", "place_points_fwd", Launch::elements(n * j), args![&x[0], &x[1], y.out(), n, j]);
         });
         vec![y]
     }
@@ -87,6 +95,10 @@ impl Op for PlacePoints {
                 let Some(slot) = slot else { continue };
                 slot.add::<T>().iter_mut().zip(d).for_each(|(slot, d)| *slot += d);
             }
+        }, gpu => {
+            let [[dpoints, add_points], [dmatrix, add_matrix]] = [grad(&mut dx[0]), grad(&mut dx[1])];
+            let all = args![&x[0], &x[1], dy, dpoints, add_points, dmatrix, add_matrix, j];
+            gpu.launch("place_points", "place_points_bwd", Launch::rows(n, 32), all);
         });
     }
 }

@@ -9,7 +9,13 @@
 //! ```
 
 use super::{Cost, Op};
-use crate::{DType, Device, Tensor, Var, cpu, device::on_device, real::Real, tape::Slot};
+use crate::{
+    DType, Device, Tensor, Var, cpu,
+    device::on_device,
+    gpu::{Arg, Gpu, Launch, args, grad},
+    real::Real,
+    tape::Slot,
+};
 
 /// Columns are padded to a multiple of this: one AVX-512 register of `f32`.
 const LANES: usize = 16;
@@ -232,7 +238,7 @@ impl Op for RasterOp {
                     }
                 });
             });
-        });
+        }, gpu => launch(gpu, [&x[0], &x[1]], None, &y));
         vec![y]
     }
 
@@ -256,6 +262,9 @@ impl Op for RasterOp {
                 });
             });
             add_columns(dx, &d, &[2 * samples, 1]);
+        }, gpu => {
+            let slots = [grad(&mut dx[0]), grad(&mut dx[1])];
+            launch_backward(gpu, [&x[0], &x[1]], None, dy, slots);
         });
     }
 
@@ -265,6 +274,34 @@ impl Op for RasterOp {
         let bytes = (x[0].len() + n + y.len()) * size;
         Cost { flops: n as f64 * Raster::<f32>::flops(self.side, samples), bytes: bytes as f64 }
     }
+}
+
+/// How far apart the pen widths are: in `[N]` or `[N, 1]`, or in the first column of `[N, 2]`.
+fn step(sigma: &Tensor, n: usize) -> usize {
+    sigma.len() / n.max(1)
+}
+
+/// The ink of any number of samples on a GPU: `[N, S, 2]` and sigma `[N, k]`, whose first column counts → `[N, side, side]`. Nothing
+/// is written where `live` is 0.
+pub(super) fn launch(gpu: &Gpu, [curve, sigma]: [&Tensor; 2], live: Option<&Tensor>, ink: &Tensor) {
+    let (&[n, samples, _], side) = (curve.shape().first_chunk().unwrap(), ink.shape()[1]);
+    let tiles = side.div_ceil(64);
+    let all = args![curve, sigma, Arg::input(live), ink.out(), samples, side, step(sigma, n)];
+    gpu.launch("raster", "raster_fwd", Launch::grid([n, tiles, tiles], 256), all);
+}
+
+/// The gradients of curve and sigma (whose slot is strided as sigma is) on a GPU; 0 where `live` is 0.
+pub(super) fn launch_backward(
+    gpu: &Gpu,
+    [curve, sigma]: [&Tensor; 2],
+    live: Option<&Tensor>,
+    dink: &Tensor,
+    [[dcurve, add_curve], [dsigma, add_sigma]]: [[Arg; 2]; 2],
+) {
+    let (&[n, samples, _], side) = (curve.shape().first_chunk().unwrap(), dink.shape()[1]);
+    let live = Arg::input(live);
+    let all = args![curve, sigma, live, dink, dcurve, add_curve, dsigma, add_sigma, samples, side, step(sigma, n)];
+    gpu.launch("raster", "raster_bwd", Launch::rows(n, 256), all);
 }
 
 /// Adds the columns of `d` (rows of `widths` side by side) to one slot each.

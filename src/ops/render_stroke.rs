@@ -7,18 +7,25 @@
 //! ```
 //!
 //! Everything between the control points and r stays in the memory of one thread. The backward keeps the raster and m, and
-//! computes the exponentials again. With dG the gradient of the raster, dω0 = −Σ dG ⊙ raster / ω0, since r depends on the raster only
+//! computes the exponentials again. On a GPU a stroke stays in the shared memory of one block, one launch each way, or, where it is too
+//! large for that, goes through the kernels of its parts. With dG the gradient of the raster, dω0 = −Σ dG ⊙ raster / ω0, since r depends on the raster only
 //! through raster/ω0 where m is constant.
 
 use super::{
     Cost, Op,
-    bezier::{bernstein, sample_curve, sample_curve_backward},
+    bezier::{self, bernstein, sample_curve, sample_curve_backward},
     max_norm::divisor,
     place_points::{count, place, place_backward},
-    raster::{Raster, TOGETHER, add_columns, sum},
+    raster::{self, Raster, TOGETHER, add_columns, sum},
     stn::{Sampler, is_live},
 };
-use crate::{DType, Device, Tensor, Var, cpu, device::on_device, real::Real, tape::Slot};
+use crate::{
+    DType, Device, Tensor, Var, cpu,
+    device::on_device,
+    gpu::{Arg, Gpu, Launch, args, grad},
+    real::Real,
+    tape::Slot,
+};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -226,6 +233,110 @@ impl RenderStroke {
     }
 }
 
+/// The kernels that keep a stroke in the shared memory of one block, where it fits.
+struct Fast {
+    j: usize,
+    set: RenderSettings,
+    /// Shared memory in bytes, forward and backward.
+    bytes: [usize; 2],
+}
+
+impl Fast {
+    /// Limits of the kernels, and the shared memory that every card has for one block.
+    const SIDE: usize = 64;
+    const SAMPLES: usize = 128;
+    const POINTS: usize = 32;
+    const BYTES: usize = 99 << 10;
+    const THREADS: usize = 512;
+
+    fn new(set: RenderSettings, j: usize, dtype: DType) -> Option<Self> {
+        let RenderSettings { side, samples, .. } = set;
+        if side > Self::SIDE || samples > Self::SAMPLES || j > Self::POINTS {
+            return None;
+        }
+        // The layouts that the kernels describe.
+        let gaussians = 2 * samples.next_multiple_of(4) * (side.next_multiple_of(8) | 8);
+        let forward = gaussians + (side * side).max(samples * j) + 2 * (j + samples);
+        let (pixels, deep) = (side.next_multiple_of(4), samples.next_multiple_of(8));
+        let gaussians = (pixels * deep.max(pixels)).max(deep * (j + 2) / 2);
+        let ink = (side * pixels).max(pixels / 4 * deep).max(deep * j / 2);
+        let backward = 2 * (gaussians + ink + deep + j);
+        // Beside these there is what the kernels declare themselves.
+        let bytes = [forward, backward].map(|numbers| numbers * dtype.bytes());
+        bytes.iter().all(|&b| b + 300 * dtype.bytes() <= Self::BYTES).then_some(Fast { j, set, bytes })
+    }
+
+    fn forward(&self, gpu: &Gpu, op: &RenderStroke, x: &[Tensor], [y, raw, most]: [&Tensor; 3]) {
+        let (out, floor) = ([y.out(), raw.out(), most.out()], Arg::Real(self.set.norm_floor));
+        let (side, samples) = (self.set.side, self.set.samples);
+        let sizes = [self.j, side, samples, op.warped()].map(Arg::from);
+        let all =
+            args![&x[0], &x[1], &x[2], &op.on, out[0], out[1], out[2], sizes[0], sizes[1], sizes[2], sizes[3], floor];
+        let launch = Launch::rows(most.len(), Self::THREADS).shared(self.bytes[0]);
+        gpu.launch("render_stroke", "render_stroke_fwd", launch, all);
+    }
+
+    fn backward(&self, gpu: &Gpu, op: &RenderStroke, x: &[Tensor], y: &[Tensor], dy: &Tensor, slots: [[Arg; 2]; 3]) {
+        let saved = [&x[0], &x[1], &x[2], &op.on, &y[0], &y[1], &y[2], dy].map(Arg::from);
+        let sizes = [self.j, self.set.side, self.set.samples, op.warped()].map(Arg::from);
+        let all = [&saved[..], slots.as_flattened(), &sizes].concat();
+        let launch = Launch::rows(y[2].len(), Self::THREADS).shared(self.bytes[1]);
+        gpu.launch("render_stroke", "render_stroke_bwd", launch, &all);
+    }
+}
+
+impl RenderStroke {
+    fn warped(&self) -> usize {
+        (self.set.placement == Placement::Warp) as usize
+    }
+
+    /// The sampled curves in the frame where they are drawn, on a GPU.
+    fn curves(&self, gpu: &Gpu, x: &[Tensor]) -> Tensor {
+        let ((n, j), cx, samples) = (self.sizes(x), x[0].device(), self.set.samples);
+        let (mut points, curve) = (x[0].clone(), Tensor::empty(cx, &[n, samples, 2]));
+        if self.set.placement == Placement::Points {
+            points = Tensor::empty(cx, x[0].shape());
+            let all = args![&x[0], &x[1], points.out(), n, j];
+            gpu.launch("place_points", "place_points_fwd", Launch::elements(n * j), all);
+        }
+        let all = args![&points, curve.out(), n, j, samples];
+        gpu.launch("bezier", "bezier_fwd", Launch::elements(n * samples), all);
+        curve
+    }
+
+    fn forward_by_parts(&self, gpu: &Gpu, x: &[Tensor], [y, raw, most]: [&Tensor; 3]) {
+        raster::launch(gpu, [&self.curves(gpu, x), &x[2]], Some(&self.on), raw);
+        let (side, floor) = (self.set.side, Arg::Real(self.set.norm_floor));
+        let all = args![&x[1], &x[2], &self.on, raw, y.out(), most.out(), side, self.warped(), floor];
+        gpu.launch("render_stroke", "render_naive_fwd", Launch::rows(most.len(), 256), all);
+    }
+
+    fn backward_by_parts(&self, gpu: &Gpu, x: &[Tensor], y: &[Tensor], dy: &Tensor, slots: [[Arg; 2]; 3]) {
+        let ((n, j), cx, side, samples) = (self.sizes(x), x[0].device(), self.set.side, self.set.samples);
+        let [[dpoints, add_points], [dmatrix, add_matrix], [dpen, add_pen]] = slots;
+        let [dplaced, dink] = [(); 2].map(|()| Tensor::empty(cx, &[n, side, side]));
+        let saved = [&x[1], &x[2], &self.on, &y[0], &y[1], &y[2], dy].map(Arg::from);
+        let out = [dplaced.out(), dink.out(), dmatrix, add_matrix, dpen, add_pen, side.into(), self.warped().into()];
+        gpu.launch("render_stroke", "render_naive_bwd", Launch::rows(n, 256), &[&saved[..], &out].concat());
+
+        let (curve, dcurve) = (self.curves(gpu, x), Tensor::empty(cx, &[n, samples, 2]));
+        let slots = [[dcurve.out(), Arg::Int(0)], [dpen, add_pen]];
+        raster::launch_backward(gpu, [&curve, &x[2]], Some(&self.on), &dink, slots);
+        let bezier = |to: Arg, add: Arg| {
+            gpu.launch("bezier", "bezier_bwd", Launch::rows(n, 256), args![&dcurve, to, add, j, samples]);
+        };
+        match self.set.placement {
+            Placement::Warp => bezier(dpoints, add_points),
+            Placement::Points => {
+                let dmoved = Tensor::empty(cx, x[0].shape());
+                bezier(dmoved.out(), Arg::Int(0));
+                let all = args![&x[0], &x[1], &dmoved, dpoints, add_points, dmatrix, add_matrix, j];
+                gpu.launch("place_points", "place_points_bwd", Launch::rows(n, 32), all);
+            }
+        }
+    }
+}
+
 impl Op for RenderStroke {
     fn name(&self) -> &'static str {
         "render_stroke"
@@ -254,6 +365,13 @@ impl Op for RenderStroke {
                     }
                 }));
             });
+        }, gpu => {
+            bezier::check(j, self.set.samples);
+            if let Some(fast) = Fast::new(self.set, j, cx.dtype()) {
+                fast.forward(gpu, self, x, [&y, &raw, &most]);
+            } else {
+                self.forward_by_parts(gpu, x, [&y, &raw, &most]);
+            }
         });
         vec![y, raw, most]
     }
@@ -274,6 +392,13 @@ impl Op for RenderStroke {
                 }
             });
             add_columns(dx, &d, &[2 * j, 6, 2]);
+        }, gpu => {
+            let slots = [grad(&mut dx[0]), grad(&mut dx[1]), grad(&mut dx[2])];
+            if let Some(fast) = Fast::new(self.set, j, cx.dtype()) {
+                fast.backward(gpu, self, x, y, dy, slots);
+            } else {
+                self.backward_by_parts(gpu, x, y, dy, slots);
+            }
         });
     }
 

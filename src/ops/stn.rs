@@ -9,13 +9,21 @@
 //! derivative is that to its right and below.
 
 use super::{Cost, Op, raster::TOGETHER};
-use crate::{DType, Device, Tensor, Var, cpu, device::on_device, real::Real, tape::Slot};
+use crate::{
+    DType, Device, Tensor, Var, cpu,
+    device::on_device,
+    gpu::{Arg, Launch, args, grad},
+    real::Real,
+    tape::Slot,
+};
 use rayon::prelude::*;
 
 /// Samples whose positions are computed together.
 const LANES: usize = 16;
 /// Zeros around the image: a sample anywhere outside is moved to where it and all its neighbours are zeros.
 const MARGIN: usize = 2;
+/// Blocks per image on a GPU.
+const MOST_PARTS: usize = 64;
 
 struct Stn {
     live: Option<Tensor>,
@@ -73,6 +81,11 @@ impl Sampler {
         for (padded, row) in rows.zip(image.chunks(stride)) {
             padded[MARGIN..MARGIN + self.width].copy_from_slice(&row[..self.width]);
         }
+    }
+
+    /// The distance of two columns and of two rows, for kernels.
+    fn steps(&self) -> [Arg; 2] {
+        [self.width, self.height].map(|size| Arg::Real(2.0 / (size.max(2) - 1) as f64))
     }
 
     /// X, Y of a column, row.
@@ -250,7 +263,7 @@ impl Op for Stn {
     }
 
     fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor> {
-        let (_, h, w) = self.sizes(x);
+        let (n, h, w) = self.sizes(x);
         let sampler = Sampler::new(h, w);
         let mut y = Tensor::empty(cx, x[0].shape());
         on_device!(cx, T => {
@@ -265,6 +278,10 @@ impl Op for Stn {
                     sampler.sample(&m[6 * i..][..6], padded, y);
                 });
             });
+        }, gpu => {
+            let (parts, [step_x, step_y]) = ((h * w).div_ceil(256).min(MOST_PARTS), sampler.steps());
+            let args = args![&x[0], &x[1], Arg::input(self.live.as_ref()), y.out(), parts, h, w, step_x, step_y];
+            gpu.launch("stn", "stn_fwd", Launch::rows(n * parts, 256), args);
         });
         vec![y]
     }
@@ -295,6 +312,12 @@ impl Op for Stn {
             if let Some(slot) = &mut dx[1] {
                 slot.add::<T>().iter_mut().zip(dm).for_each(|(slot, d)| *slot += d);
             }
+        }, gpu => {
+            let parts = if dx[0].is_some() { (h * w).div_ceil(512).min(MOST_PARTS) } else { 0 };
+            let ([dimage, add_image], [dm, add_m]) = (grad(&mut dx[0]), grad(&mut dx[1]));
+            let (live, [step_x, step_y]) = (Arg::input(self.live.as_ref()), sampler.steps());
+            let args = args![&x[0], &x[1], live, dy, dimage, add_image, dm, add_m, parts, h, w, step_x, step_y];
+            gpu.launch("stn", "stn_bwd", Launch::rows(n * (parts + 1), 512), args);
         });
     }
 

@@ -5,7 +5,13 @@
 //! ```
 
 use super::{Op, raster::sum};
-use crate::{Device, Tensor, Var, cpu, device::on_device, real::Real, tape::Slot};
+use crate::{
+    Device, Tensor, Var, cpu,
+    device::on_device,
+    gpu::{Launch, args, grad},
+    real::Real,
+    tape::Slot,
+};
 
 struct TanhRatio;
 
@@ -35,12 +41,15 @@ impl Op for TanhRatio {
                     *y = Real::tanh(x * steep); // not x.tanh(), which is the slow one of the standard library
                 }
             });
+        }, gpu => {
+            gpu.launch("tanh_ratio", "tanh_ratio_fwd", Launch::rows(n, 512), args![&x[0], &x[1], y.out(), image]);
         });
         vec![y]
     }
 
     fn backward(&self, cx: &Device, x: &[Tensor], y: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
-        let image = x[0].len() / x[0].shape()[0].max(1);
+        let n = x[0].shape()[0];
+        let image = x[0].len() / n.max(1);
         on_device!(cx, T => {
             let (x, slope, y, dy) = (x[0].slice::<T>(), x[1].slice::<T>(), y[0].slice::<T>(), dy.slice::<T>());
             if let Some(slot) = &mut dx[0] {
@@ -57,6 +66,10 @@ impl Op for TanhRatio {
                     dslope[0] += -terms / (slope[i] * slope[i]);
                 });
             }
+        }, gpu => {
+            let [[dslope, add_slope], [dx, add_x]] = [grad(&mut dx[1]), grad(&mut dx[0])];
+            let all = args![&x[0], &x[1], &y[0], dy, dx, add_x, dslope, add_slope, image];
+            gpu.launch("tanh_ratio", "tanh_ratio_bwd", Launch::rows(n, 512), all);
         });
     }
 }

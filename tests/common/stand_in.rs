@@ -35,7 +35,7 @@ const NVRTC: &str = "libnvrtc.so.13";
 
 struct StandIn {
     driver: Library,
-    nvrtc: Library,
+    nvrtc: Option<Library>,
     folder: PathBuf,
 }
 
@@ -52,17 +52,30 @@ static INSTALLED: OnceLock<Result<Option<StandIn>, Missing>> = OnceLock::new();
 /// Makes a GPU available: the real one, else the stand-in. `Err` is one line that says what is skipped and why, for the
 /// test to print and return; with `DOOD_REQUIRE_STAND_IN=1` it is a panic.
 pub fn install() -> Result<(), String> {
-    install_one(has_real_gpu())
+    install_one(if has_real_gpu() { Kind::Real } else { Kind::StandIn })
 }
 
 /// The stand-in even where there is a GPU, for tests that plant faults.
 pub fn install_stand_in() -> Result<(), String> {
-    install_one(false)?;
+    install_one(Kind::StandIn)?;
     if is_stand_in() { Ok(()) } else { Err(skipped("this process already uses a real GPU")) }
 }
 
-fn install_one(real: bool) -> Result<(), String> {
-    let installed = INSTALLED.get_or_init(|| if real { Ok(None) } else { open().map(Some) });
+/// The driver without the compiler, as on a machine where only the driver is installed.
+pub fn install_driver_only() -> Result<(), String> {
+    install_one(Kind::DriverOnly)
+}
+
+#[derive(PartialEq)]
+enum Kind {
+    Real,
+    StandIn,
+    DriverOnly,
+}
+
+fn install_one(kind: Kind) -> Result<(), String> {
+    let installed =
+        INSTALLED.get_or_init(|| if kind == Kind::Real { Ok(None) } else { open(kind == Kind::StandIn).map(Some) });
     match installed {
         Ok(_) => Ok(()),
         Err(Missing::Broken(why)) => panic!("{why}"),
@@ -124,9 +137,9 @@ pub fn set_order(order: &str) {
 
 /// Whether kernels compiled from now on have every memory access checked.
 pub fn set_check(on: bool) {
-    let Some(stand_in) = stand_in() else { return };
+    let Some(nvrtc) = stand_in().and_then(|s| s.nvrtc.as_ref()) else { return };
     // SAFETY: the signature is that of nvrtc.cpp.
-    unsafe { stand_in.nvrtc.get::<unsafe extern "C" fn(c_int)>(b"stand_in_set_check").unwrap()(c_int::from(on)) }
+    unsafe { nvrtc.get::<unsafe extern "C" fn(c_int)>(b"stand_in_set_check").unwrap()(c_int::from(on)) }
 }
 
 /// The faults that the stand-in has found in this process.
@@ -180,7 +193,7 @@ fn has_real_gpu() -> bool {
     }
 }
 
-fn open() -> Result<StandIn, Missing> {
+fn open(with_nvrtc: bool) -> Result<StandIn, Missing> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return Err(Missing::Prerequisite("it needs Linux on x86-64".into()));
     }
@@ -190,7 +203,7 @@ fn open() -> Result<StandIn, Missing> {
         unsafe { Library::open(Some(folder.join(name)), RTLD_NOW | RTLD_GLOBAL) }
             .map_err(|e| Missing::Broken(format!("{name} cannot be opened: {e}")))
     };
-    let (driver, nvrtc) = (open(DRIVER)?, open(NVRTC)?);
+    let (driver, nvrtc) = (open(DRIVER)?, with_nvrtc.then(|| open(NVRTC)).transpose()?);
     // cudarc looks for `libcuda.so` first. Where a real driver has that name, it would be found.
     // SAFETY: as above; a real driver does nothing before it is called.
     if let Ok(found) = unsafe { Library::new("libcuda.so") } {

@@ -1,5 +1,78 @@
-use super::Case;
+//! Images: convolutions, affine maps and sampling through them, the likelihood.
+
+use super::{Case, mask, normal, uniform};
+use dood::ops::{Angle, Likelihood, residual_ratio};
+
+/// Sizes N, H, W, C₁, C₂: one tile, several tiles of rows and columns, channels in several chunks.
+const CONVOLUTIONS: [[usize; 5]; 6] =
+    [[3, 9, 9, 8, 16], [2, 5, 7, 3, 5], [1, 20, 22, 8, 16], [1, 50, 6, 2, 3], [1, 7, 61, 2, 9], [1, 8, 9, 11, 18]];
+
+fn convolution([n, h, w, c1, c2]: [usize; 5]) -> Case {
+    let shapes: [&[usize]; 5] = [&[n, h, w], &[c1, 1, 3, 3], &[c1], &[c2, c1, 3, 3], &[c2]];
+    Case::new(format!("conv_pair {n}x{h}x{w}, {c1} and {c2} channels"), &shapes, |_, x, constants| {
+        x[0].conv_pair(x[1], x[2], x[3], x[4], constants.first())
+    })
+}
+
+/// Maps that look closer, some turned, one upside down, one far beyond the image, one of almost no size, one of a line.
+const MAPS: [[f64; 6]; 8] = [
+    [0.6118734, -0.2339127, 0.1071931, 0.1714823, 0.5719237, -0.2133719],
+    [1.7319371, 0.3139271, -0.4071923, -0.5193717, 2.1171939, 0.3071931],
+    [-0.4301937, 0.1207193, 0.2203719, -0.1339173, -0.3917391, 0.1101937],
+    [0.1519373, 0.0, 0.2719317, 0.0, 0.1391737, -0.3317193],
+    [0.5, 0.0, 7.1, 0.0, 0.5, 0.0],
+    [0.0117193, 0.0031937, 0.1172319, -0.0027319, 0.0131937, -0.0971937],
+    [0.4017193, 0.4017193, 0.0131719, 0.3017391, 0.3017391, 0.0239173],
+    [0.0719317, -0.6193713, 0.0, 0.5917391, 0.0819373, 0.1193717],
+];
+
+fn sampling(h: usize, w: usize, live: bool) -> Case {
+    let n = MAPS.len();
+    let case = Case::new(format!("stn {h}x{w}{}", if live { ", some not live" } else { "" }), &[&[n, h, w], &[n, 6]], {
+        |_, x, constants| x[0].stn(x[1], constants.first())
+    })
+    .with_input(1, MAPS.concat());
+    if live { case.with_constant(&[n, 1], mask(n, 3)) } else { case }
+}
+
+fn affines() -> Vec<Case> {
+    let near_one = |shape: &[usize]| normal(3, shape, 0.8, 0.2);
+    vec![
+        Case::new("affine", &[&[5, 4]], |_, x, _| x[0].affine()),
+        Case::new("inverse_affine", &[&[5, 4]], |_, x, _| x[0].inverse_affine()).with_input(0, near_one(&[5, 4])),
+        Case::new("affine7, degrees", &[&[300, 7]], |_, x, _| x[0].affine7(Angle::Degrees)),
+        Case::new("affine7, radians", &[&[5, 7]], |_, x, _| x[0].affine7(Angle::Radians)),
+    ]
+}
+
+fn likelihoods() -> Vec<Case> {
+    let shape = [5, 7, 9];
+    let of = |likelihood: Likelihood, b: usize| {
+        let shape = [b, 7, 9];
+        Case::new(format!("image_logpdf {likelihood:?} of {b}"), &[&shape, &[7, 9]], move |_, x, constants| {
+            x[0].image_logpdf(&constants[0], x[1], likelihood)
+        })
+        .with_constant(&shape, uniform(5, &shape, 0.0, 1.0))
+    };
+    let ratio = Case::new("residual_ratio", &[&[1]], |tape, _, constants| {
+        tape.constant(residual_ratio(&constants[0], &constants[1]))
+    });
+    let mut image = uniform(6, &shape, 0.0, 1.0);
+    image[63..3 * 63].fill(0.0); // two empty images, one of which has nothing left to draw
+    let mut residual = uniform(7, &shape, -0.3, 1.0);
+    residual[2 * 63..3 * 63].fill(0.0);
+    vec![
+        of(Likelihood::Laplace, 5),
+        of(Likelihood::Normal, 20),
+        ratio.with_constant(&shape, residual).with_constant(&shape, image),
+    ]
+}
 
 pub fn cases() -> Vec<Case> {
-    vec![]
+    let mut cases: Vec<Case> = CONVOLUTIONS.map(convolution).into();
+    cases.push(convolution([3, 8, 8, 3, 4]).with_constant(&[3], mask(3, 3)));
+    cases.extend([sampling(9, 9, false), sampling(5, 23, true), sampling(18, 1, false)]);
+    cases.extend(affines());
+    cases.extend(likelihoods());
+    cases
 }

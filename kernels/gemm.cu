@@ -1,1 +1,0 @@
-// gemm: no kernels yet.
