@@ -1,16 +1,38 @@
 // Elementwise sums and products, and sums over groups of neighbours.
 
-// y = a·x + b·z
-KERNEL __launch_bounds__(256) combine_fwd(const REAL* __restrict__ x, const REAL* __restrict__ z, REAL* __restrict__ y, int n, REAL a, REAL b) {
-    for (long long i = first_element(); i < n; i += element_stride()) y[i] = a * x[i] + b * z[i];
+// The most terms that one launch adds up; fewer are filled up with null pointers.
+#define TERMS 8
+
+// y (+)= the sum of a_k·x_k, of `count` terms.
+KERNEL __launch_bounds__(256) combine_fwd(
+    const REAL* x0, const REAL* x1, const REAL* x2, const REAL* x3, const REAL* x4, const REAL* x5, const REAL* x6, const REAL* x7,
+    REAL* __restrict__ y, int add, REAL a0, REAL a1, REAL a2, REAL a3, REAL a4, REAL a5, REAL a6, REAL a7, int count, int n) {
+    const REAL* x[TERMS] = {x0, x1, x2, x3, x4, x5, x6, x7};
+    REAL a[TERMS] = {a0, a1, a2, a3, a4, a5, a6, a7};
+    for (long long i = first_element(); i < n; i += element_stride()) {
+        REAL sum = 0;
+#pragma unroll
+        for (int k = 0; k < TERMS; k++) {
+            if (k < count) sum += a[k] * x[k][i];
+        }
+        put(y, i, sum, add);
+    }
 }
 
-// The gradients of both operands, either of which may be null.
-KERNEL __launch_bounds__(256) combine_bwd(const REAL* __restrict__ dy, REAL* __restrict__ dx, int add_dx, REAL* __restrict__ dz, int add_dz, int n, REAL a, REAL b) {
+// The gradients of all terms, any of which may be null.
+KERNEL __launch_bounds__(256) combine_bwd(
+    const REAL* __restrict__ dy, REAL* dx0, int add0, REAL* dx1, int add1, REAL* dx2, int add2, REAL* dx3, int add3, REAL* dx4,
+    int add4, REAL* dx5, int add5, REAL* dx6, int add6, REAL* dx7, int add7, REAL a0, REAL a1, REAL a2, REAL a3, REAL a4, REAL a5,
+    REAL a6, REAL a7, int n) {
+    REAL* dx[TERMS] = {dx0, dx1, dx2, dx3, dx4, dx5, dx6, dx7};
+    int add[TERMS] = {add0, add1, add2, add3, add4, add5, add6, add7};
+    REAL a[TERMS] = {a0, a1, a2, a3, a4, a5, a6, a7};
     for (long long i = first_element(); i < n; i += element_stride()) {
         REAL g = dy[i];
-        if (dx) put(dx, i, a * g, add_dx);
-        if (dz) put(dz, i, b * g, add_dz);
+#pragma unroll
+        for (int k = 0; k < TERMS; k++) {
+            if (dx[k]) put(dx[k], i, a[k] * g, add[k]);
+        }
     }
 }
 
@@ -44,15 +66,14 @@ KERNEL __launch_bounds__(256) softplus_bwd(const REAL* __restrict__ x, const REA
     for (long long i = first_element(); i < n; i += element_stride()) put(dx, i, dy[i] * sigmoid(x[i]), add_dx);
 }
 
-// y[g] = the sum of elements g·group .. (g + 1)·group, one block each.
-KERNEL __launch_bounds__(1024) sum_fwd(const REAL* __restrict__ x, REAL* __restrict__ y, int group) {
-    x += (long long)blockIdx.x * group;
+// y[j] = the sum of column j of x [n/inner, inner], one block each.
+KERNEL __launch_bounds__(1024) sum_fwd(const REAL* __restrict__ x, REAL* __restrict__ y, int n, int inner) {
     REAL sum = 0;
-    for (long long i = threadIdx.x; i < group; i += blockDim.x) sum += x[i];
+    for (long long i = blockIdx.x + (long long)threadIdx.x * inner; i < n; i += (long long)blockDim.x * inner) sum += x[i];
     sum = block_sum(sum);
     if (threadIdx.x == 0) y[blockIdx.x] = sum;
 }
 
-KERNEL __launch_bounds__(256) sum_bwd(const REAL* __restrict__ dy, REAL* __restrict__ dx, int add_dx, int n, int group) {
-    for (long long i = first_element(); i < n; i += element_stride()) put(dx, i, dy[i / group], add_dx);
+KERNEL __launch_bounds__(256) sum_bwd(const REAL* __restrict__ dy, REAL* __restrict__ dx, int add_dx, int n, int inner) {
+    for (long long i = first_element(); i < n; i += element_stride()) put(dx, i, dy[i % inner], add_dx);
 }

@@ -1,11 +1,16 @@
 // Gaussians whose first two coordinates are coupled by one entry of the Cholesky factor; the formulas are in src/ops/gaussian.rs.
 // A row of packed parameters holds means [groups, d], stds [groups, d], cors [groups].
 
-// Log density, summed over the groups: one warp per row, one lane per group.
+// Log density, summed over the groups, of rows that are `live` (all if null): one warp per row, one lane per group.
 KERNEL __launch_bounds__(128) gaussian_logpdf_fwd(
-    const REAL* __restrict__ z, const REAL* __restrict__ p, REAL* __restrict__ y, int n, int groups, int d, REAL constant) {
+    const REAL* __restrict__ z, const REAL* __restrict__ p, const REAL* __restrict__ live, REAL* __restrict__ y, int n, int groups,
+    int d, REAL constant) {
     int row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP, size = groups * d;
     if (row >= n) return;
+    if (live && live[row] == (REAL)0) {
+        if (lane == 0) y[row] = 0;
+        return;
+    }
     z += (long long)row * size;
     p += (long long)row * (2 * size + groups);
     REAL log_density = 0;
@@ -34,14 +39,22 @@ KERNEL __launch_bounds__(128) gaussian_logpdf_fwd(
 
 // One thread per group of a row.
 KERNEL __launch_bounds__(256) gaussian_logpdf_bwd(
-    const REAL* __restrict__ z, const REAL* __restrict__ p, const REAL* __restrict__ dy, REAL* __restrict__ dz, int add_dz,
-    REAL* __restrict__ dp, int add_dp, int n, int groups, int d) {
+    const REAL* __restrict__ z, const REAL* __restrict__ p, const REAL* __restrict__ live, const REAL* __restrict__ dy,
+    REAL* __restrict__ dz, int add_dz, REAL* __restrict__ dp, int add_dp, int n, int groups, int d) {
     int size = groups * d, packed = 2 * size + groups;
 #pragma unroll 1
     for (long long job = first_element(); job < n; job += element_stride()) {
         int row = (int)job / groups, g = (int)job % groups;
         long long at_z = (long long)row * size + g * d;
         long long at_mean = (long long)row * packed + g * d, at_std = at_mean + size, at_cor = (long long)row * packed + 2 * size + g;
+        if (live && live[row] == (REAL)0) {
+            for (int i = 0; i < d; i++) {
+                if (dz && !add_dz) dz[at_z + i] = 0;
+                if (dp && !add_dp) dp[at_mean + i] = dp[at_std + i] = 0;
+            }
+            if (dp && !add_dp) dp[at_cor] = 0;
+            continue;
+        }
         REAL weight = dy[row], cor = p[at_cor];
         REAL r0 = (REAL)1 / p[at_std], r1 = (REAL)1 / p[at_std + 1];
         REAL e0 = (z[at_z] - p[at_mean]) * r0;

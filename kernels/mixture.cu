@@ -30,11 +30,15 @@ __device__ REAL softmax(REAL* value, int count, int lane, REAL max) {
 
 // Shared memory: 2·K numbers per warp.
 KERNEL __launch_bounds__(256) mixture_fwd(
-    const REAL* __restrict__ z, const REAL* __restrict__ p, REAL* __restrict__ y, REAL* __restrict__ saved, int groups,
-    int components, int d, REAL constant) {
+    const REAL* __restrict__ z, const REAL* __restrict__ p, const REAL* __restrict__ live, REAL* __restrict__ y,
+    REAL* __restrict__ saved, int groups, int components, int d, REAL constant) {
     extern __shared__ REAL shared[];
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
     long long row = blockIdx.x;
+    if (live && live[row] == (REAL)0) {
+        if (threadIdx.x == 0) y[row] = 0;
+        return;
+    }
     REAL *posterior = shared + 2 * components * warp, *prior = posterior + components;
     REAL log_density = 0;
     for (int g = warp; g < groups; g += warps) {
@@ -78,17 +82,29 @@ KERNEL __launch_bounds__(256) mixture_fwd(
     if (threadIdx.x == 0) y[row] = constant + log_density;
 }
 
+// x[0 .. n] = 0, by the whole block.
+__device__ void clear(REAL* x, int n) {
+    for (int i = threadIdx.x; i < n; i += blockDim.x) x[i] = 0;
+}
+
 KERNEL __launch_bounds__(256) mixture_bwd(
-    const REAL* __restrict__ z, const REAL* __restrict__ p, const REAL* __restrict__ saved, const REAL* __restrict__ dy,
-    REAL* __restrict__ dz, int add_dz, REAL* __restrict__ dp, int add_dp, int groups, int components, int d) {
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
-    long long row = blockIdx.x, start = row * groups * components * (2 * d + 2);
-    REAL scale = dy[row];
-    z += row * groups * d;
-    p += start;
+    const REAL* __restrict__ z, const REAL* __restrict__ p, const REAL* __restrict__ live, const REAL* __restrict__ saved,
+    const REAL* __restrict__ dy, REAL* __restrict__ dz, int add_dz, REAL* __restrict__ dp, int add_dp, int groups, int components,
+    int d) {
+    long long row = blockIdx.x;
+    int size = groups * d, packed = groups * components * (2 * d + 2);
+    z += row * size;
+    p += row * packed;
     saved += row * 2 * groups * components;
-    if (dz) dz += row * groups * d;
-    if (dp) dp += start;
+    if (dz) dz += row * size;
+    if (dp) dp += row * packed;
+    if (live && live[row] == (REAL)0) {
+        if (dz && !add_dz) clear(dz, size);
+        if (dp && !add_dp) clear(dp, packed);
+        return;
+    }
+    REAL scale = dy[row];
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
     for (int g = warp; g < groups; g += warps) {
         const REAL *posterior = saved + 2 * g * components, *prior = posterior + components;
         Group at(groups, components, d, g);

@@ -206,6 +206,9 @@ impl Cnn {
         let (w, b) = (tape.param(self.linear0.weight), tape.param(self.linear0.bias));
         let hidden = dropout_linear(convolved, distinct, w, b, Activation::Tanh, live);
         let all = self.linear1.forward(hidden, Activation::None);
+        if index.len() == 1 {
+            return vec![all];
+        }
         let n = convolved[0].shape()[0];
         index.into_iter().map(|i| all.rows(i * n, n)).collect()
     }

@@ -26,11 +26,12 @@ use crate::{Device, Tensor, tape::Slot};
 
 pub use affine::Angle;
 pub use dropout_linear::{Keep, dropout_linear};
+pub use elementwise::combine;
 pub use likelihood::{Likelihood, residual_ratio};
 pub use linear::Activation;
 pub use onoff::sample_onoff;
 pub use render_stroke::{Placement, RenderSettings, render_stroke};
-pub use shape::concat;
+pub use shape::{concat, stack};
 pub use squash::{Range, Squash};
 
 /// A differentiable function with one result. Both directions are required: an op without a backward cannot be written, so a

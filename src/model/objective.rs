@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{
     Params, Tape, Tensor, Var,
-    ops::nvil::{self, Advantage},
+    ops::{
+        self,
+        nvil::{self, Advantage},
+    },
     rng::Rng,
 };
 
@@ -39,10 +42,6 @@ pub struct Loss<'t> {
     pub nvil: Advantage,
 }
 
-fn sum<'t>(terms: impl IntoIterator<Item = Var<'t>>) -> Var<'t> {
-    terms.into_iter().reduce(|a, b| a + b).expect("at least one stroke")
-}
-
 impl Model {
     /// log p(x | canvas) `[B]`: density of the images around the last canvas.
     pub fn log_likelihood<'t>(&self, x: &Tensor, steps: &[Step<'t>]) -> Var<'t> {
@@ -57,28 +56,23 @@ impl Model {
         let tape = steps[0].onoff.tape();
         let log_likelihood = self.log_likelihood(x, steps);
         let kl: Vec<Var> = steps.iter().map(Step::kl).collect();
-        let elbo = log_likelihood - sum(kl.iter().copied());
-        let baseline = |s: &Step<'t>| s.baseline.expect("the loss needs a pass with the baseline");
-        let stack = |value: &dyn Fn(&Step<'t>) -> Var<'t>| {
-            Tensor::stack(&steps.iter().map(|s| value(s).value()).collect::<Vec<_>>())
-        };
+        let stack = |value: &dyn Fn(&Step<'t>) -> Var<'t>| ops::stack(&steps.iter().map(value).collect::<Vec<_>>());
+        let (all_kl, mask, logq) = (ops::stack(&kl), stack(&|s| s.mask), stack(&|s| s.logq_onoff));
+        let baseline = stack(&|s| s.baseline.expect("the loss needs a pass with the baseline"));
         let nvil = nvil::advantage(
-            &Tensor::stack(&kl.iter().map(|k| k.value()).collect::<Vec<_>>()),
+            &all_kl.value(),
             &log_likelihood.value(),
-            &stack(&|s| s.mask),
-            &stack(&baseline),
+            &mask.value(),
+            &baseline.value(),
             self.config.beta,
             &running.statistics,
             running.iteration,
         );
-        let b = x.shape()[0];
-        let row = |all: &Tensor, t: usize| tape.constant(all.rows(t, 1).reshape(&[b]));
-        let score_term = sum(steps.iter().enumerate().map(|(t, s)| s.mask * row(&nvil.normalised, t) * s.logq_onoff));
-        let baseline_term = sum(steps.iter().enumerate().map(|(t, s)| {
-            let error = baseline(s) - row(&nvil.signal, t);
-            s.mask * error * error
-        }));
-        let per_image = score_term - elbo + baseline_term;
+        let elbo = log_likelihood - all_kl.sum_rows();
+        let score_term = (mask * tape.constant(nvil.normalised.clone()) * logq).sum_rows();
+        let error = baseline - tape.constant(nvil.signal.clone());
+        let baseline_term = (mask * error * error).sum_rows();
+        let per_image = ops::combine(&[(1.0, score_term), (-1.0, elbo), (1.0, baseline_term)]);
         Loss { loss: per_image.mean(), per_image, log_likelihood, elbo, kl, score_term, baseline_term, nvil }
     }
 
@@ -89,7 +83,8 @@ impl Model {
         let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, watch: false };
         let tape = Tape::eval(params);
         let steps = self.recognise(&tape, &repeated, &pass);
-        let weights = self.log_likelihood(&repeated, &steps) - sum(steps.iter().map(Step::kl));
+        let kl: Vec<Var> = steps.iter().map(Step::kl).collect();
+        let weights = self.log_likelihood(&repeated, &steps) - ops::stack(&kl).sum_rows();
         weights.value().reshape(&[particles, x.shape()[0]])
     }
 

@@ -185,9 +185,12 @@ pub struct Step<'t> {
 impl<'t> Step<'t> {
     /// k_t `[B]`: single-sample estimate of the divergence of this step's latents (section 8).
     pub fn kl(&self) -> Var<'t> {
-        (self.logq_onoff - self.logp_onoff)
-            + (self.logq_layout - self.logp_layout)
-            + (self.logq_stroke - self.logp_stroke)
+        let pairs = [
+            (self.logq_onoff, self.logp_onoff),
+            (self.logq_layout, self.logp_layout),
+            (self.logq_stroke, self.logp_stroke),
+        ];
+        ops::combine(&pairs.map(|(q, p)| [(1.0, q), (-1.0, p)]).concat())
     }
 }
 
@@ -246,7 +249,7 @@ impl Model {
             // Whether to draw, and where.
             h_layout = watch(self.layout_gru.forward(h_layout, &[layout, e_canvas]));
             let prob = self.onoff_posterior.forward(concat(&[e_residual, ratio])).squash(&Squash::onoff());
-            let prob = watch(prob.reshape(&[b]).onoff_probability(&mask_value));
+            let prob = watch(prob.onoff_probability(&mask_value));
             on = tape.constant(ops::sample_onoff(&prob.value(), &step(&pass.noise.onoff_u, t), &mask_value));
             let on_value = on.value();
             let logq_onoff = watch(prob.bernoulli_logpdf(&on_value, &mask_value, c.bernoulli_eps));
@@ -254,7 +257,7 @@ impl Model {
             let layout_posterior = watch(self.layout_posterior.forward(layout_inputs).squash(&Squash::layout()));
             let (layout_before, stroke_before) = (layout, stroke);
             layout = watch(layout_posterior.gaussian_sample(&step(&pass.noise.layout_eps, t), 1));
-            let logq_layout = watch(layout.gaussian_logpdf(layout_posterior, 1) * on);
+            let logq_layout = watch(layout.gaussian_logpdf(layout_posterior, 1, Some(&on_value)));
             let canvas_slope = watch(self.canvas_slope.forward(layout_inputs).squash(&Squash::canvas_slope()));
             let slope = *first_slope.get_or_insert(canvas_slope);
 
@@ -278,7 +281,7 @@ impl Model {
             let stroke_posterior = self.stroke_posterior.forward(stroke_inputs).squash(&Squash::stroke(c.points));
             let stroke_posterior = watch(stroke_posterior);
             stroke = watch(stroke_posterior.gaussian_sample(&step(&pass.noise.stroke_eps, t), c.points));
-            let logq_stroke = watch(stroke.gaussian_logpdf(stroke_posterior, c.points) * on);
+            let logq_stroke = watch(stroke.gaussian_logpdf(stroke_posterior, c.points, Some(&on_value)));
             let pen = watch(self.pen.forward(concat(&[stroke_inputs, layout])).squash(&Squash::pen(c.pen_low())));
 
             // The baseline sees the step before, and nothing learns through its inputs.
@@ -294,10 +297,10 @@ impl Model {
             let logp_onoff = watch(prior_prob.bernoulli_logpdf(&on_value, &mask_value, c.bernoulli_eps));
             let layout_prior_raw = watch(self.layout_prior.forward(h_layout));
             let layout_prior = layout_prior_raw.squash(&Squash::layout_prior(c.components));
-            let logp_layout = watch(layout.mixture_logpdf(layout_prior, 1, c.components) * on);
+            let logp_layout = watch(layout.mixture_logpdf(layout_prior, 1, c.components, Some(&on_value)));
             let stroke_prior_raw = watch(self.stroke_prior.forward(concat(&[h_stroke, layout, e_canvas_glimpse])));
             let stroke_prior = stroke_prior_raw.squash(&Squash::stroke_prior(c.points, c.components));
-            let logp_stroke = watch(stroke.mixture_logpdf(stroke_prior, c.points, c.components) * on);
+            let logp_stroke = watch(stroke.mixture_logpdf(stroke_prior, c.points, c.components, Some(&on_value)));
 
             // The drawing. Canvases on the way are constants; the last carries the gradient of all strokes.
             let placed = match c.placement {

@@ -1,4 +1,4 @@
-//! Elementwise sums, differences and products, products with one number per row, and sums.
+//! Elementwise sums, differences and products, and sums over rows or everything.
 
 use super::{Op, same_shape};
 use crate::{
@@ -9,12 +9,14 @@ use crate::{
     tape::Slot,
 };
 
-/// y = a·x + b·z.
+/// y = Σ_k factor_k·x_k.
 struct Combine {
     name: &'static str,
-    a: f64,
-    b: f64,
+    factors: Vec<f64>,
 }
+
+/// The terms that one launch of a kernel adds up.
+const TOGETHER: usize = 8;
 
 impl Op for Combine {
     fn name(&self) -> &'static str {
@@ -22,35 +24,55 @@ impl Op for Combine {
     }
 
     fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor> {
-        same_shape(self.name, &x[0], &x[1]);
+        x.iter().for_each(|other| same_shape(self.name, &x[0], other));
         let mut y = Tensor::empty(cx, x[0].shape());
         on_device!(cx, T => {
-            let (a, b) = (T::of(self.a), T::of(self.b));
-            let (x, z) = (x[0].slice::<T>(), x[1].slice::<T>());
+            let factors: Vec<T> = self.factors.iter().map(|&a| T::of(a)).collect();
             cpu::each_block(y.slice_mut::<T>(), #[inline(always)] |at, y| {
                 let n = y.len();
-                for ((y, &x), &z) in y.iter_mut().zip(&x[at..][..n]).zip(&z[at..][..n]) {
-                    *y = a * x + b * z;
+                for (k, (x, &a)) in x.iter().zip(&factors).enumerate() {
+                    let terms = y.iter_mut().zip(&x.slice::<T>()[at..][..n]);
+                    if k == 0 {
+                        terms.for_each(|(y, &x)| *y = a * x);
+                    } else {
+                        terms.for_each(|(y, &x)| *y += a * x);
+                    }
                 }
             });
         }, gpu => {
-            let (n, [a, b]) = (y.len(), [self.a, self.b].map(Arg::Real));
-            gpu.launch("elementwise", "combine_fwd", Launch::elements(n), args![&x[0], &x[1], y.out(), n, a, b]);
+            let n = y.len();
+            for (i, (x, factors)) in x.chunks(TOGETHER).zip(self.factors.chunks(TOGETHER)).enumerate() {
+                let mut args: Vec<Arg> = x.iter().map(Arg::from).collect();
+                args.resize(TOGETHER, Arg::input(None));
+                args.extend([y.out(), Arg::Int((i > 0).into())]);
+                args.extend(factors.iter().map(|&a| Arg::Real(a)));
+                args.resize(2 * TOGETHER + 2, Arg::Real(0.0));
+                args.extend([x.len(), n].map(Arg::from));
+                gpu.launch("elementwise", "combine_fwd", Launch::elements(n), &args);
+            }
         });
         vec![y]
     }
 
     fn backward(&self, cx: &Device, _: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
         on_device!(cx, T => {
-            for (slot, factor) in dx.iter_mut().zip([self.a, self.b]) {
+            for (slot, &factor) in dx.iter_mut().zip(&self.factors) {
                 let (Some(slot), factor, dy) = (slot, T::of(factor), dy.slice::<T>()) else { continue };
                 add_map(slot, #[inline(always)] |i| factor * dy[i]);
             }
         }, gpu => {
-            let [x, z] = dx else { unreachable!() };
-            let ([dx, add_dx], [dz, add_dz], n) = (grad(x), grad(z), dy.len());
-            let [a, b] = [self.a, self.b].map(Arg::Real);
-            gpu.launch("elementwise", "combine_bwd", Launch::elements(n), args![dy, dx, add_dx, dz, add_dz, n, a, b]);
+            let n = dy.len();
+            for (dx, factors) in dx.chunks_mut(TOGETHER).zip(self.factors.chunks(TOGETHER)) {
+                let mut args = vec![Arg::from(dy)];
+                args.extend(dx.iter_mut().flat_map(grad));
+                while args.len() < 1 + 2 * TOGETHER {
+                    args.extend(grad(&mut None));
+                }
+                args.extend(factors.iter().map(|&a| Arg::Real(a)));
+                args.resize(1 + 3 * TOGETHER, Arg::Real(0.0));
+                args.push(n.into());
+                gpu.launch("elementwise", "combine_bwd", Launch::elements(n), &args);
+            }
         });
     }
 }
@@ -188,9 +210,9 @@ impl Op for Softplus {
     }
 }
 
-/// Sums groups of `group` neighbouring elements.
+/// Sums x `[N, inner]` over its rows.
 struct Sum {
-    group: usize,
+    inner: usize,
     shape: Vec<usize>,
 }
 
@@ -200,37 +222,58 @@ impl Op for Sum {
     }
 
     fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor> {
-        let mut y = Tensor::empty(cx, &self.shape);
+        let (inner, mut y) = (self.inner, Tensor::empty(cx, &self.shape));
         on_device!(cx, T => {
-            for (y, x) in y.slice_mut::<T>().iter_mut().zip(x[0].slice::<T>().chunks(self.group)) {
-                *y = x.iter().copied().sum();
+            let x = x[0].slice::<T>();
+            for (j, y) in y.slice_mut::<T>().iter_mut().enumerate() {
+                *y = x[j.min(x.len())..].iter().step_by(inner).copied().sum();
             }
         }, gpu => {
-            let threads = self.group.next_multiple_of(32).clamp(32, 1024);
-            gpu.launch("elementwise", "sum_fwd", Launch::rows(y.len(), threads), args![&x[0], y.out(), self.group]);
+            let n = x[0].len();
+            let threads = (n / inner).next_multiple_of(32).clamp(32, 1024);
+            gpu.launch("elementwise", "sum_fwd", Launch::rows(inner, threads), args![&x[0], y.out(), n, inner]);
         });
         vec![y]
     }
 
-    fn backward(&self, cx: &Device, _: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
+    fn backward(&self, cx: &Device, x: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
         let Some(slot) = &mut dx[0] else { return };
         on_device!(cx, T => {
-            for (dx, &dy) in slot.add::<T>().chunks_mut(self.group).zip(dy.slice::<T>()) {
-                dx.iter_mut().for_each(|dx| *dx += dy);
+            let dy = dy.slice::<T>();
+            for dx in slot.add::<T>().chunks_exact_mut(self.inner) {
+                dx.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx += dy);
             }
         }, gpu => {
-            let ([dx, add], n) = (grad(&mut dx[0]), dy.len() * self.group);
-            gpu.launch("elementwise", "sum_bwd", Launch::elements(n), args![dy, dx, add, n, self.group]);
+            let ([dx, add], n) = (grad(&mut dx[0]), x[0].len());
+            gpu.launch("elementwise", "sum_bwd", Launch::elements(n), args![dy, dx, add, n, self.inner]);
         });
     }
+}
+
+/// Σ factor·x over the terms (factor, x), all of one shape.
+#[track_caller]
+pub fn combine<'t>(terms: &[(f64, Var<'t>)]) -> Var<'t> {
+    combine_as("combine", terms)
+}
+
+#[track_caller]
+fn combine_as<'t>(name: &'static str, terms: &[(f64, Var<'t>)]) -> Var<'t> {
+    let (factors, x): (Vec<f64>, Vec<Var>) = terms.iter().copied().unzip();
+    x[0].tape().apply(Combine { name, factors }, &x)
 }
 
 impl<'t> Var<'t> {
     /// The sum of all elements, shape `[1]`.
     #[track_caller]
     pub fn sum(self) -> Var<'t> {
-        let group = self.shape().iter().product();
-        self.tape().apply(Sum { group, shape: vec![1] }, &[self])
+        self.tape().apply(Sum { inner: 1, shape: vec![1] }, &[self])
+    }
+
+    /// The sum over the first dimension, `[N, …]` → `[…]`.
+    #[track_caller]
+    pub fn sum_rows(self) -> Var<'t> {
+        let shape = self.shape()[1..].to_vec();
+        self.tape().apply(Sum { inner: shape.iter().product(), shape }, &[self])
     }
 
     /// log(1 + eˣ), elementwise.
@@ -251,7 +294,7 @@ impl<'t> std::ops::Add for Var<'t> {
     type Output = Var<'t>;
     #[track_caller]
     fn add(self, other: Self) -> Var<'t> {
-        self.tape().apply(Combine { name: "add", a: 1.0, b: 1.0 }, &[self, other])
+        combine_as("add", &[(1.0, self), (1.0, other)])
     }
 }
 
@@ -259,7 +302,7 @@ impl<'t> std::ops::Sub for Var<'t> {
     type Output = Var<'t>;
     #[track_caller]
     fn sub(self, other: Self) -> Var<'t> {
-        self.tape().apply(Combine { name: "sub", a: 1.0, b: -1.0 }, &[self, other])
+        combine_as("sub", &[(1.0, self), (-1.0, other)])
     }
 }
 
@@ -287,6 +330,7 @@ impl<'t> std::ops::Add<f64> for Var<'t> {
 
 #[cfg(test)]
 mod tests {
+    use super::combine;
     use crate::gradcheck::gradcheck;
 
     #[test]
@@ -297,7 +341,10 @@ mod tests {
         assert!(gradcheck(&[&[3, 4]], |_, x| x[0] * -2.5 + 3.0) < 1e-8);
         assert!(gradcheck(&[&[3, 4]], |_, x| x[0].softplus()) < 1e-8);
         assert!(gradcheck(&[&[3, 4]], |_, x| x[0].sum()) < 1e-8);
+        assert!(gradcheck(&[&[3, 4]], |_, x| x[0].sum_rows()) < 1e-8);
         assert!(gradcheck(&[&[3, 4]], |_, x| x[0].mean()) < 1e-8);
+        let many = [&[5][..]; 11];
+        assert!(gradcheck(&many, |_, x| combine(&x.iter().map(|&x| (0.5, x)).collect::<Vec<_>>())) < 1e-8);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! log N = −(d/2)·log 2π − Σ log σᵢ − ½[e₀² + f² + Σ_{i≥2} eᵢ²],   eᵢ = (zᵢ − μᵢ)/σᵢ,   f = (z₁ − μ₁ − cor·e₀)/σ₁
 //! ```
 
-use super::Op;
+use super::{Op, stn::is_live};
 use crate::{
     Device, Tensor, Var,
     device::on_device,
@@ -118,14 +118,27 @@ pub(super) fn dims(op: &str, z: &Tensor, p: &Tensor, groups: usize, width: impl 
     panic!("{op}: {:?} with parameters {:?} for {groups} groups of at least 2 coordinates", z.shape(), p.shape());
 }
 
+/// `live` has one entry per row.
+#[track_caller]
+pub(super) fn check_live(op: &str, live: Option<&Tensor>, n: usize) {
+    assert!(
+        live.is_none_or(|live| live.len() == n),
+        "{op}: `live` has {:?} entries for {n} rows",
+        live.map(Tensor::len)
+    );
+}
+
 struct LogDensity {
     groups: usize,
+    live: Option<Tensor>,
 }
 
 impl LogDensity {
     #[track_caller]
     fn dims(&self, x: &[Tensor]) -> (usize, usize) {
-        dims(self.name(), &x[0], &x[1], self.groups, |d| self.groups * (2 * d + 1))
+        let (n, d) = dims(self.name(), &x[0], &x[1], self.groups, |d| self.groups * (2 * d + 1));
+        check_live(self.name(), self.live.as_ref(), n);
+        (n, d)
     }
 }
 
@@ -139,7 +152,12 @@ impl Op for LogDensity {
         let mut y = Tensor::empty(cx, &[n]);
         on_device!(cx, T => {
             let (z, p) = (x[0].slice::<T>().chunks_exact(groups * d), x[1].slice::<T>().chunks_exact(groups * (2 * d + 1)));
-            for (y, (z, p)) in y.slice_mut::<T>().iter_mut().zip(z.zip(p)) {
+            let live = self.live.as_ref().map(|live| live.slice::<T>());
+            for (i, (y, (z, p))) in y.slice_mut::<T>().iter_mut().zip(z.zip(p)).enumerate() {
+                if !is_live(live, i) {
+                    *y = T::ZERO;
+                    continue;
+                }
                 let [mean, std, cor] = parts(p, groups, d);
                 *y = T::of(-HALF_LOG_TAU * (groups * d) as f64);
                 for (g, z) in z.chunks_exact(d).enumerate() {
@@ -150,7 +168,7 @@ impl Op for LogDensity {
             }
         }, gpu => {
             let constant = Arg::Real(-HALF_LOG_TAU * (groups * d) as f64);
-            let args = args![&x[0], &x[1], y.out(), n, groups, d, constant];
+            let args = args![&x[0], &x[1], Arg::input(self.live.as_ref()), y.out(), n, groups, d, constant];
             gpu.launch("gaussian", "gaussian_logpdf_fwd", Launch::rows(n.div_ceil(4), 128), args);
         });
         vec![y]
@@ -165,7 +183,11 @@ impl Op for LogDensity {
             let dp = slot_or::<T>(slot_p, &mut unwanted.1, x[1].len()).chunks_exact_mut(width);
             let (z, p) = (x[0].slice::<T>().chunks_exact(groups * d), x[1].slice::<T>().chunks_exact(width));
             let mut scratch = vec![T::ZERO; d];
-            for (((z, p), (dz, dp)), &dy) in z.zip(p).zip(dz.zip(dp)).zip(dy.slice::<T>()) {
+            let live = self.live.as_ref().map(|live| live.slice::<T>());
+            for (i, (((z, p), (dz, dp)), &dy)) in z.zip(p).zip(dz.zip(dp)).zip(dy.slice::<T>()).enumerate() {
+                if !is_live(live, i) {
+                    continue;
+                }
                 let ([mean, std, cor], [dmean, dstd, dcor]) = (parts(p, groups, d), parts_mut(dp, groups, d));
                 for g in 0..groups {
                     let (all, one) = (g * d..(g + 1) * d, g..g + 1);
@@ -181,7 +203,7 @@ impl Op for LogDensity {
             }
         }, gpu => {
             let ([dz, add_dz], [dp, add_dp], jobs) = (grad(slot_z), grad(slot_p), n * groups);
-            let args = args![&x[0], &x[1], dy, dz, add_dz, dp, add_dp, jobs, groups, d];
+            let args = args![&x[0], &x[1], Arg::input(self.live.as_ref()), dy, dz, add_dz, dp, add_dp, jobs, groups, d];
             gpu.launch("gaussian", "gaussian_logpdf_bwd", Launch::elements(jobs), args);
         });
     }
@@ -325,9 +347,11 @@ impl Op for FixedNormal {
 
 impl<'t> Var<'t> {
     /// Log density of z `[N, G·d]` under the Gaussians p `[N, G·(2d + 1)]`, summed over the groups → `[N]`.
+    ///
+    /// Where `live` (N elements, 0 or 1) is 0, the result is 0, no gradient flows and nothing is computed.
     #[track_caller]
-    pub fn gaussian_logpdf(self, p: Var<'t>, groups: usize) -> Var<'t> {
-        self.tape().apply(LogDensity { groups }, &[self, p])
+    pub fn gaussian_logpdf(self, p: Var<'t>, groups: usize, live: Option<&Tensor>) -> Var<'t> {
+        self.tape().apply(LogDensity { groups, live: live.cloned() }, &[self, p])
     }
 
     /// A sample μ + Lε of the Gaussians p `[N, G·(2d + 1)]` (`self`), differentiable in p; standard normal noise eps `[N, G·d]`
@@ -354,7 +378,7 @@ mod tests {
     fn gaussian_gradients() {
         for (groups, d, ranges) in [(1, 4, Squash::layout()), (5, 2, Squash::stroke(5))] {
             let (z, raw) = ([3, groups * d], [3, ranges.columns()]);
-            let error = gradcheck(&[&z, &raw], |_, x| x[0].gaussian_logpdf(x[1].squash(&ranges), groups));
+            let error = gradcheck(&[&z, &raw], |_, x| x[0].gaussian_logpdf(x[1].squash(&ranges), groups, None));
             assert!(error < 1e-6, "logpdf: {error}");
             let eps = Rng::new(2, 0).normal_tensor(&Device::cpu_f64(), Stream(5), &z);
             let error = gradcheck(&[&raw], |_, x| x[0].gaussian_sample(&eps, groups));
@@ -369,7 +393,7 @@ mod tests {
         let rng = Rng::new(2, 0);
         let p = tape.constant(rng.normal_tensor(&device, Stream(0), &[20, 25])).squash(&Squash::stroke(5));
         let eps = rng.normal_tensor(&device, Stream(1), &[20, 10]);
-        let found = p.gaussian_sample(&eps, 5).gaussian_logpdf(p, 5).value().to_f64();
+        let found = p.gaussian_sample(&eps, 5).gaussian_logpdf(p, 5, None).value().to_f64();
         for ((found, p), eps) in found.iter().zip(p.value().to_f64().chunks(25)).zip(eps.to_f64().chunks(10)) {
             let wanted: f64 = (0..10).map(|i| -HALF_LOG_TAU - 0.5 * eps[i] * eps[i] - p[10 + i].ln()).sum();
             assert!((found - wanted).abs() < 1e-10);
@@ -382,7 +406,7 @@ mod tests {
         let tape = Tape::without_params(&device);
         let row = |x: &[f64]| tape.constant(Tensor::from_f64(&device, &[1, x.len()], x));
         let p = row(&[0.0, 0.1, 0.7, 0.05, 0.05, 0.08, 0.1, 0.2, -0.03]);
-        let log = row(&[0.02, 0.05, 0.75, -0.1]).gaussian_logpdf(p, 1).value().item();
+        let log = row(&[0.02, 0.05, 0.75, -0.1]).gaussian_logpdf(p, 1, None).value().item();
         assert!((log - 5.158668).abs() < 1e-6, "{log}"); // Appendix A of the model
     }
 
@@ -394,7 +418,7 @@ mod tests {
         let tape = Tape::without_params(&device);
         let z = tape.constant(Tensor::from_f64(&device, &[1, 4], &[0.1, -0.3, 0.7, 0.2]));
         let p = tape.constant(Tensor::from_f64(&device, &[1, 9], &[&mean[..], &std[..], &[0.0]].concat()));
-        let (one, other) = (z.normal_logpdf(&mean, &std), z.gaussian_logpdf(p, 1));
+        let (one, other) = (z.normal_logpdf(&mean, &std), z.gaussian_logpdf(p, 1, None));
         assert!((one.value().item() - other.value().item()).abs() < 1e-12);
     }
 
@@ -404,7 +428,7 @@ mod tests {
         let tape = Tape::without_params(&device);
         let p = tape.constant(Tensor::full(&device, &[1, 9], -80.0)).squash(&Squash::layout());
         let z = p.gaussian_sample(&Tensor::zeros(&device, &[1, 4]), 1);
-        let log = z.gaussian_logpdf(p, 1).value().item();
+        let log = z.gaussian_logpdf(p, 1, None).value().item();
         assert!((log - 4.0 * (9.0 * 10f64.ln() - HALF_LOG_TAU)).abs() < 1e-4, "{log}");
     }
 }

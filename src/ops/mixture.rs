@@ -6,8 +6,8 @@
 //!
 //! A row of packed parameters p holds logits `G×K`, means `G×K×d`, stds `G×K×d`, cors `G×K`.
 
-use super::gaussian::{HALF_LOG_TAU, add_gradients, dims, log_densities, parts, parts_mut, slot_or};
-use super::{Cost, Op};
+use super::gaussian::{HALF_LOG_TAU, add_gradients, check_live, dims, log_densities, parts, parts_mut, slot_or};
+use super::{Cost, Op, stn::is_live};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
@@ -20,6 +20,7 @@ use rayon::prelude::*;
 struct Mixture {
     groups: usize,
     components: usize,
+    live: Option<Tensor>,
 }
 
 /// A block of a kernel has a warp for each group of a row, but not more than this.
@@ -28,7 +29,9 @@ const MOST_WARPS: usize = 8;
 impl Mixture {
     #[track_caller]
     fn dims(&self, x: &[Tensor]) -> (usize, usize) {
-        dims(self.name(), &x[0], &x[1], self.groups, |d| self.width(d))
+        let (n, d) = dims(self.name(), &x[0], &x[1], self.groups, |d| self.width(d));
+        check_live(self.name(), self.live.as_ref(), n);
+        (n, d)
     }
 
     /// Columns of the packed parameters.
@@ -115,7 +118,12 @@ impl Op for Mixture {
         on_device!(cx, T => {
             let inputs = x[0].slice::<T>().par_chunks_exact(size).zip(x[1].slice::<T>().par_chunks_exact(width));
             let outputs = y.slice_mut::<T>().par_iter_mut().zip(saved.slice_mut::<T>().par_chunks_exact_mut(kept));
-            inputs.zip(outputs).with_min_len(4).for_each(|((z, p), (y, saved))| {
+            let live = self.live.as_ref().map(|live| live.slice::<T>());
+            inputs.zip(outputs).enumerate().with_min_len(4).for_each(|(i, ((z, p), (y, saved)))| {
+                if !is_live(live, i) {
+                    *y = T::ZERO;
+                    return;
+                }
                 *y = unrolled(d, #[inline(always)] |d| cpu::simd(#[inline(always)] || self.row(d, z, p, saved)));
             });
         }, gpu => {
@@ -124,7 +132,8 @@ impl Op for Mixture {
             let warps = ((48 << 10) / per_warp).min(MOST_WARPS).min(self.groups);
             assert!(warps > 0, "mixture_logpdf: a GPU takes at most {} components", (48 << 10) * self.components / per_warp);
             let constant = Arg::Real(-HALF_LOG_TAU * (self.groups * d) as f64);
-            let args = args![&x[0], &x[1], y.out(), saved.out(), self.groups, self.components, d, constant];
+            let live = Arg::input(self.live.as_ref());
+            let args = args![&x[0], &x[1], live, y.out(), saved.out(), self.groups, self.components, d, constant];
             gpu.launch("mixture", "mixture_fwd", Launch::rows(n, 32 * warps).shared(warps * per_warp), args);
         });
         vec![y, saved]
@@ -140,14 +149,19 @@ impl Op for Mixture {
             let dp = slot_or::<T>(slot_p, &mut unwanted.1, x[1].len()).par_chunks_exact_mut(width);
             let (z, p) = (x[0].slice::<T>().par_chunks_exact(size), x[1].slice::<T>().par_chunks_exact(width));
             let rows = z.zip(p).zip(y[1].slice::<T>().par_chunks_exact(kept)).zip(dy.slice::<T>());
-            rows.zip(dz.zip(dp)).with_min_len(4).for_each(|((((z, p), saved), &dy), (dz, dp))| {
+            let live = self.live.as_ref().map(|live| live.slice::<T>());
+            rows.zip(dz.zip(dp)).enumerate().with_min_len(4).for_each(|(i, ((((z, p), saved), &dy), (dz, dp)))| {
+                if !is_live(live, i) {
+                    return;
+                }
                 unrolled(d, #[inline(always)] |d| {
                     cpu::simd(#[inline(always)] || self.row_gradient(d, [z, p, saved], dy, dz, dp))
                 });
             });
         }, gpu => {
             let ([dz, add_dz], [dp, add_dp]) = (grad(slot_z), grad(slot_p));
-            let args = args![&x[0], &x[1], &y[1], dy, dz, add_dz, dp, add_dp, self.groups, self.components, d];
+            let live = Arg::input(self.live.as_ref());
+            let args = args![&x[0], &x[1], live, &y[1], dy, dz, add_dz, dp, add_dp, self.groups, self.components, d];
             gpu.launch("mixture", "mixture_bwd", Launch::rows(n, 32 * self.groups.min(MOST_WARPS)), args);
         });
     }
@@ -163,9 +177,10 @@ impl<'t> Var<'t> {
     /// Log density of z `[N, G·d]` under one mixture of `components` Gaussians per group, summed over the groups → `[N]`.
     ///
     /// p `[N, G·K·(2d + 2)]`: logits `G×K`, means `G×K×d`, stds `G×K×d`, cors `G×K`.
+    /// Where `live` (N elements, 0 or 1) is 0, the result is 0, no gradient flows and nothing is computed.
     #[track_caller]
-    pub fn mixture_logpdf(self, p: Var<'t>, groups: usize, components: usize) -> Var<'t> {
-        self.tape().apply(Mixture { groups, components }, &[self, p])
+    pub fn mixture_logpdf(self, p: Var<'t>, groups: usize, components: usize, live: Option<&Tensor>) -> Var<'t> {
+        self.tape().apply(Mixture { groups, components, live: live.cloned() }, &[self, p])
     }
 }
 
@@ -179,7 +194,7 @@ mod tests {
         for (groups, k, ranges) in [(3, 4, Squash::stroke_prior(3, 4)), (1, 5, Squash::layout_prior(5))] {
             let d = if groups == 1 { 4 } else { 2 };
             let error = gradcheck(&[&[3, groups * d], &[3, ranges.columns()]], |_, x| {
-                x[0].mixture_logpdf(x[1].squash(&ranges), groups, k)
+                x[0].mixture_logpdf(x[1].squash(&ranges), groups, k, None)
             });
             assert!(error < 1e-6, "d = {d}: {error}");
         }
@@ -200,7 +215,8 @@ mod tests {
     #[test]
     fn any_number_of_coordinates_has_the_right_gradients() {
         for d in [2, 3, 4, 5] {
-            let error = gradcheck_at(&problem(&Device::cpu_f64(), 2, 2, 3, d), |_, x| x[0].mixture_logpdf(x[1], 2, 3));
+            let error =
+                gradcheck_at(&problem(&Device::cpu_f64(), 2, 2, 3, d), |_, x| x[0].mixture_logpdf(x[1], 2, 3, None));
             assert!(error < 1e-6, "d = {d}: {error}");
         }
     }
@@ -212,9 +228,9 @@ mod tests {
         let gaussian: Vec<f64> = p.to_f64().chunks(30).flat_map(|row| row[5..].to_vec()).collect();
         let tape = Tape::without_params(&device);
         let (z, p) = (tape.constant(z), tape.constant(p));
-        let one = z.mixture_logpdf(p, 5, 1).value().to_f64();
+        let one = z.mixture_logpdf(p, 5, 1, None).value().to_f64();
         let other =
-            z.gaussian_logpdf(tape.constant(Tensor::from_f64(&device, &[3, 25], &gaussian)), 5).value().to_f64();
+            z.gaussian_logpdf(tape.constant(Tensor::from_f64(&device, &[3, 25], &gaussian)), 5, None).value().to_f64();
         assert!(one.iter().zip(&other).all(|(a, b)| (a - b).abs() < 1e-12), "{one:?} {other:?}");
     }
 
@@ -225,7 +241,7 @@ mod tests {
                 let [z, p] = problem(&device, 64, 5, 40, 2);
                 let tape = Tape::without_params(&device);
                 let z = tape.constant(z) * distance;
-                z.mixture_logpdf(tape.constant(p), 5, 40).value().to_f64()
+                z.mixture_logpdf(tape.constant(p), 5, 40, None).value().to_f64()
             });
             assert!(one.iter().zip(&other).all(|(a, b)| (a - b).abs() < 3e-6 * b.abs().max(10.0)), "{distance}");
         }

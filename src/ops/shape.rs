@@ -8,50 +8,62 @@ use crate::{
     tape::Slot,
 };
 
-/// Columns side by side: x_i `[N, D_i]` (or `[N]`) → `[N, ΣD_i]`.
-struct Concat;
+/// Columns side by side: x_i `[N, D_i]` (or `[N]`) → `[N, ΣD_i]`. To stack is to do so with each x_i as one row.
+struct Concat {
+    name: &'static str,
+    rows: usize,
+    shape: Vec<usize>,
+}
+
+impl Concat {
+    fn width(&self, x: &Tensor) -> usize {
+        x.len() / self.rows
+    }
+
+    /// Per launch: the places of its parts in the list, their widths filled up with zeros, and the first column and the number of
+    /// columns they fill.
+    fn launches(
+        &self,
+        x: &[Tensor],
+    ) -> impl Iterator<Item = (std::ops::Range<usize>, [usize; TOGETHER], usize, usize)> {
+        let mut at = 0;
+        x.chunks(TOGETHER).enumerate().map(move |(i, parts)| {
+            let mut widths = [0; TOGETHER];
+            widths.iter_mut().zip(parts).for_each(|(w, x)| *w = self.width(x));
+            let (first, together) = (at, widths.iter().sum());
+            at += together;
+            (TOGETHER * i..TOGETHER * i + parts.len(), widths, first, together)
+        })
+    }
+}
 
 fn width(x: &Tensor) -> usize {
     x.shape()[1..].iter().product()
 }
 
-/// The parts that one launch joins: their places in the list, their widths filled up with zeros, the first column and the number of
-/// columns they fill.
+/// The parts that one launch of a kernel joins.
 const TOGETHER: usize = 8;
-
-fn launches(x: &[Tensor]) -> impl Iterator<Item = (std::ops::Range<usize>, [usize; TOGETHER], usize, usize)> {
-    let mut at = 0;
-    x.chunks(TOGETHER).enumerate().map(move |(i, parts)| {
-        let mut widths = [0; TOGETHER];
-        widths.iter_mut().zip(parts).for_each(|(w, x)| *w = width(x));
-        let (first, together) = (at, widths.iter().sum());
-        at += together;
-        (TOGETHER * i..TOGETHER * i + parts.len(), widths, first, together)
-    })
-}
 
 impl Op for Concat {
     fn name(&self) -> &'static str {
-        "concat"
+        self.name
     }
 
     fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor> {
-        let n = x[0].shape()[0];
-        let total: usize = x.iter().map(width).sum();
-        assert!(x.iter().all(|x| x.shape()[0] == n), "concat: the numbers of rows differ");
-        let mut y = Tensor::empty(cx, &[n, total]);
+        let (n, mut y) = (self.rows, Tensor::empty(cx, &self.shape));
+        let total = self.width(&y);
         on_device!(cx, T => {
             let out = y.slice_mut::<T>();
             let mut at = 0;
             for x in x {
-                let w = width(x);
+                let w = self.width(x);
                 for (row, x) in out.chunks_mut(total).zip(x.slice::<T>().chunks(w)) {
                     row[at..at + w].copy_from_slice(x);
                 }
                 at += w;
             }
         }, gpu => {
-            for (parts, widths, first, together) in launches(x) {
+            for (parts, widths, first, together) in self.launches(x) {
                 let mut args = [Arg::In(0); TOGETHER].to_vec();
                 args.iter_mut().zip(&x[parts]).for_each(|(arg, x)| *arg = x.into());
                 args.push(y.out());
@@ -64,11 +76,11 @@ impl Op for Concat {
     }
 
     fn backward(&self, cx: &Device, x: &[Tensor], y: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
-        let total = y[0].shape()[1];
+        let (n, total) = (self.rows, self.width(&y[0]));
         on_device!(cx, T => {
             let mut at = 0;
             for (slot, x) in dx.iter_mut().zip(x) {
-                let w = width(x);
+                let w = self.width(x);
                 if let Some(slot) = slot {
                     for (dx, dy) in slot.add::<T>().chunks_mut(w).zip(dy.slice::<T>().chunks(total)) {
                         dx.iter_mut().zip(&dy[at..at + w]).for_each(|(dx, &dy)| *dx += dy);
@@ -77,8 +89,7 @@ impl Op for Concat {
                 at += w;
             }
         }, gpu => {
-            let n = y[0].shape()[0];
-            for (parts, widths, first, together) in launches(x) {
+            for (parts, widths, first, together) in self.launches(x) {
                 let mut args = vec![Arg::from(dy)];
                 args.extend(dx[parts].iter_mut().flat_map(grad));
                 while args.len() < 1 + 2 * TOGETHER {
@@ -160,7 +171,20 @@ impl Op for Reshape {
 /// Columns side by side: `[N, D_i]` each (or `[N]`, one column) → `[N, ΣD_i]`. Further dimensions count as columns.
 #[track_caller]
 pub fn concat<'t>(parts: &[Var<'t>]) -> Var<'t> {
-    parts[0].tape().apply(Concat, parts)
+    let shapes: Vec<_> = parts.iter().map(|x| x.shape()).collect();
+    let rows = shapes[0][0];
+    assert!(shapes.iter().all(|s| s[0] == rows), "concat: the numbers of rows of {shapes:?} differ");
+    let total = shapes.iter().map(|s| s[1..].iter().product::<usize>()).sum();
+    parts[0].tape().apply(Concat { name: "concat", rows, shape: vec![rows, total] }, parts)
+}
+
+/// T values of one shape `[…]` → `[T, …]`.
+#[track_caller]
+pub fn stack<'t>(parts: &[Var<'t>]) -> Var<'t> {
+    let one = parts[0].shape();
+    assert!(parts.iter().all(|x| x.shape() == one), "stack: the shapes differ");
+    let shape = [&[parts.len()], &one[..]].concat();
+    parts[0].tape().apply(Concat { name: "stack", rows: 1, shape }, parts)
 }
 
 impl<'t> Var<'t> {
@@ -198,12 +222,13 @@ impl<'t> Var<'t> {
 
 #[cfg(test)]
 mod tests {
-    use super::concat;
+    use super::{concat, stack};
     use crate::gradcheck::gradcheck;
 
     #[test]
     fn joining_and_cutting_have_the_right_gradients() {
         assert!(gradcheck(&[&[3, 4], &[3], &[3, 2, 2]], |_, x| concat(x)) < 1e-8);
+        assert!(gradcheck(&[&[3, 4], &[3, 4]], |_, x| stack(x)) < 1e-8);
         assert!(gradcheck(&[&[5, 4]], |_, x| x[0].rows(1, 3)) < 1e-8);
         assert!(gradcheck(&[&[5, 4]], |_, x| x[0].columns(1, 2)) < 1e-8);
         assert!(gradcheck(&[&[5, 4]], |_, x| x[0].column(3)) < 1e-8);

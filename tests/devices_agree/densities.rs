@@ -3,7 +3,7 @@
 use super::{Case, mask, normal, uniform};
 use dood::{
     Tensor,
-    ops::{Range, Squash, concat, nvil, sample_onoff},
+    ops::{Range, Squash, combine, concat, nvil, sample_onoff, stack},
 };
 
 pub fn cases() -> Vec<Case> {
@@ -34,6 +34,15 @@ fn elementwise() -> Vec<Case> {
         Case::new("mul with a constant", &[&[40]], |tape, x, c| x[0] * tape.constant(c[0].clone()))
             .with_constant(&[40], normal(1, &[40], 0.0, 1.0)),
         Case::new("softplus at the extremes", &[&[9]], |_, x, _| x[0].softplus()).with_input(0, extremes),
+        Case::new("combine of eleven", &[&[7, 30][..]; 11], |_, x, _| {
+            combine(&x.iter().enumerate().map(|(k, &x)| (0.5 * k as f64 - 1.0, x)).collect::<Vec<_>>())
+        }),
+        Case::new("combine with itself and a constant", &[&[300]], |tape, x, c| {
+            combine(&[(1.0, x[0]), (2.0, tape.constant(c[0].clone())), (-3.0, x[0])])
+        })
+        .with_constant(&[300], normal(1, &[300], 0.0, 1.0)),
+        Case::new("sum of few rows", &[&[6, 300]], |_, x, _| x[0].sum_rows()),
+        Case::new("sum of many rows", &[&[1100, 3, 2]], |_, x, _| x[0].sum_rows()),
         Case::new("mean", &[&[33, 70]], |_, x, _| x[0].mean()),
     ]);
     all
@@ -50,6 +59,8 @@ fn shapes() -> Vec<Case> {
         Case::new("concat of the same", &[&[50, 13]], |_, x, _| concat(&[x[0], x[0]])),
         Case::new("concat with a constant", &[&[6, 4]], |tape, x, c| concat(&[tape.constant(c[0].clone()), x[0]]))
             .with_constant(&[6, 2], normal(1, &[6, 2], 0.0, 1.0)),
+        Case::new("stack", &[&[33, 2][..]; 6], |_, x, _| stack(x)),
+        Case::new("stack of nine", &[&[40][..]; 9], |_, x, _| stack(x)),
         Case::new("rows", &[&[7, 4]], |_, x, _| x[0].rows(2, 3)),
         Case::new("rows of blocks", &[&[5, 3, 50]], |_, x, _| x[0].rows(1, 4)),
         Case::new("columns", &[&[50, 9]], |_, x, _| x[0].columns(2, 5)),
@@ -104,7 +115,7 @@ fn gaussians() -> Vec<Case> {
         let (z, p) = ([n, groups * d], [n, groups * (2 * d + 1)]);
         let name = |op: &str| format!("{op} {n}x{groups}x{d}");
         all.push(
-            Case::new(name("gaussian_logpdf"), &[&z, &p], move |_, x, _| x[0].gaussian_logpdf(x[1], groups))
+            Case::new(name("gaussian_logpdf"), &[&z, &p], move |_, x, _| x[0].gaussian_logpdf(x[1], groups, None))
                 .with_input(1, parameters(n, groups, d, 0)),
         );
         all.push(
@@ -116,18 +127,26 @@ fn gaussians() -> Vec<Case> {
     let small: Vec<f64> = (0..4).flat_map(|_| [vec![0.25; 10], vec![1e-9; 10], vec![0.0; 5]].concat()).collect();
     all.extend([
         Case::new("gaussian_logpdf of a constant", &[&p], |tape, x, c| {
-            tape.constant(c[0].clone()).gaussian_logpdf(x[0], 5)
+            tape.constant(c[0].clone()).gaussian_logpdf(x[0], 5, None)
         })
         .with_input(0, parameters(4, 5, 2, 0))
         .with_constant(&z, normal(9, &z, 0.0, 1.0)),
         Case::new("gaussian_logpdf with constants", &[&z], |tape, x, c| {
-            x[0].gaussian_logpdf(tape.constant(c[0].clone()), 5)
+            x[0].gaussian_logpdf(tape.constant(c[0].clone()), 5, None)
         })
         .with_constant(&p, parameters(4, 5, 2, 0)),
-        Case::new("gaussian_logpdf of the smallest stds", &[&z, &p], |_, x, _| x[0].gaussian_logpdf(x[1], 5))
+        Case::new("gaussian_logpdf of the smallest stds", &[&z, &p], |_, x, _| x[0].gaussian_logpdf(x[1], 5, None))
             .with_input(0, vec![0.25; 40])
             .with_input(1, small),
     ]);
+    all.push(
+        // The gradients of all rows are there when those of the live rows are added.
+        Case::new("gaussian_logpdf of live rows", &[&[33, 10], &[33, 25]], |_, x, c| {
+            x[0].gaussian_logpdf(x[1], 5, Some(&c[0])) + x[0].gaussian_logpdf(x[1], 5, None) * 0.5
+        })
+        .with_input(1, parameters(33, 5, 2, 0))
+        .with_constant(&[33, 1], mask(33, 3)),
+    );
     for d in [1, 4, 9] {
         let (mean, std) = (normal(1, &[d], 0.0, 1.0), uniform(2, &[d], 0.2, 2.0));
         all.push(Case::new(format!("normal_logpdf {d}"), &[&[70, d]], move |_, x, _| x[0].normal_logpdf(&mean, &std)));
@@ -144,7 +163,7 @@ fn mixtures() -> Vec<Case> {
             let (z, p) = ([n, groups * d], [n, groups * k * (2 * d + 2)]);
             all.push(
                 Case::new(format!("mixture_logpdf {n}x{groups}x{k}x{d} at {distance}"), &[&z, &p], move |_, x, _| {
-                    x[0].mixture_logpdf(x[1], groups, k)
+                    x[0].mixture_logpdf(x[1], groups, k, None)
                 })
                 .with_input(0, normal(8, &z, 0.0, distance))
                 .with_input(1, parameters(n, groups * k, d, 1)),
@@ -153,13 +172,18 @@ fn mixtures() -> Vec<Case> {
     }
     let (z, p) = ([6, 10], [6, 5 * 12 * 6]);
     all.extend([
+        Case::new("mixture_logpdf of live rows", &[&z, &p], |_, x, c| {
+            x[0].mixture_logpdf(x[1], 5, 12, Some(&c[0])) + x[0].mixture_logpdf(x[1], 5, 12, None) * 0.5
+        })
+        .with_input(1, parameters(6, 60, 2, 1))
+        .with_constant(&[6], mask(6, 3)),
         Case::new("mixture_logpdf of a constant", &[&p], |tape, x, c| {
-            tape.constant(c[0].clone()).mixture_logpdf(x[0], 5, 12)
+            tape.constant(c[0].clone()).mixture_logpdf(x[0], 5, 12, None)
         })
         .with_input(0, parameters(6, 60, 2, 1))
         .with_constant(&z, normal(9, &z, 0.0, 1.0)),
         Case::new("mixture_logpdf with constants", &[&z], |tape, x, c| {
-            x[0].mixture_logpdf(tape.constant(c[0].clone()), 5, 12)
+            x[0].mixture_logpdf(tape.constant(c[0].clone()), 5, 12, None)
         })
         .with_constant(&p, parameters(6, 60, 2, 1)),
     ]);

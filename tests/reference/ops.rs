@@ -122,26 +122,26 @@ fn evaluate<'t>(op: &str, c: &Case<'_, 't>) -> Option<Vec<(&'static str, Var<'t>
             Some(split(c.var("raw").squash(&Squash::pen(low)), &[("sigma", 1), ("slope", 1)]))
         }
         "canvas_slope_head" => Some(vec![("slope", c.var("raw").squash(&Squash::canvas_slope()))]),
-        "layout_logpdf" => y(c.var("z").gaussian_logpdf(c.packed(), 1)),
+        "layout_logpdf" => y(c.var("z").gaussian_logpdf(c.packed(), 1, None)),
         "layout_rsample" => y(c.packed().gaussian_sample(&c.constant("eps"), 1)),
-        "stroke_logpdf" => y(c.flat("z").gaussian_logpdf(c.packed(), c.var("z").shape()[1])),
+        "stroke_logpdf" => y(c.flat("z").gaussian_logpdf(c.packed(), c.var("z").shape()[1], None)),
         "stroke_rsample" => {
             let eps = c.constant("eps");
             let (n, j) = (eps.shape()[0], eps.shape()[1]);
             y(c.packed().gaussian_sample(&eps.reshape(&[n, 2 * j]), j))
         }
-        "layout_mixture" => y(c.var("z").mixture_logpdf(c.packed(), 1, c.var("logits").shape()[1])),
+        "layout_mixture" => y(c.var("z").mixture_logpdf(c.packed(), 1, c.var("logits").shape()[1], None)),
         "stroke_mixture" => {
             let (j, k) = (c.var("logits").shape()[1], c.var("logits").shape()[2]);
-            y(c.flat("z").mixture_logpdf(c.packed(), j, k))
+            y(c.flat("z").mixture_logpdf(c.packed(), j, k, None))
         }
         "layout_prior" => {
             let k = c.size("components");
-            y(c.var("z").mixture_logpdf(c.var("raw").squash(&Squash::layout_prior(k)), 1, k))
+            y(c.var("z").mixture_logpdf(c.var("raw").squash(&Squash::layout_prior(k)), 1, k, None))
         }
         "stroke_prior" => {
             let (j, k) = (c.size("points"), c.size("components"));
-            y(c.flat("z").mixture_logpdf(c.var("raw").squash(&Squash::stroke_prior(j, k)), j, k))
+            y(c.flat("z").mixture_logpdf(c.var("raw").squash(&Squash::stroke_prior(j, k)), j, k, None))
         }
         "onoff_logq" => {
             let (on, previous) = (c.constant("on"), c.constant("previous"));
