@@ -2,7 +2,7 @@
 
 use crate::files;
 use sha2::{Digest, Sha256};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where the entry of a kernel file lies: its name holds everything that the machine code depends on.
 pub(super) fn key(source: &str, options: &[String], version: (i32, i32)) -> PathBuf {
@@ -19,13 +19,13 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// The contents of an entry: their SHA-256 comes first in the file.
-pub(super) fn read(key: &PathBuf) -> Option<Vec<u8>> {
+pub(super) fn read(key: &Path) -> Option<Vec<u8>> {
     let mut bytes = std::fs::read(key).ok()?;
     let image = bytes.split_off(32.min(bytes.len()));
     (bytes == Sha256::digest(&image)[..]).then_some(image)
 }
 
-pub(super) fn write(key: &PathBuf, image: &[u8]) {
+pub(super) fn write(key: &Path, image: &[u8]) {
     let folder = key.parent().expect("an entry lies in a folder");
     let _ = files::create_folder(folder).and_then(|()| {
         files::write_atomically(key, |out| {
