@@ -1,8 +1,8 @@
-//! What an op sees of a GPU: memory from the step's arena, and [`Gpu::launch`]. Behind it the driver, NVRTC and its cache, the arena
+//! What an op sees of a GPU: memory from the step's arena, and `Gpu::launch`. Behind it the driver, NVRTC and its cache, the arena
 //! and graph capture. All `unsafe` of the CUDA backend is in this file and its folder.
 //!
 //! Errors of the device are *sticky*: ops do not return them. The first one is kept, everything after it is skipped, and
-//! [`Gpu::check`] hands it over; whoever starts a step asks at its end. So an op stays plain, and nothing panics when memory runs out.
+//! `Gpu::check` hands it over; whoever starts a step asks at its end. So an op stays plain, and nothing panics when memory runs out.
 
 mod arena;
 mod cache;
