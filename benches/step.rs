@@ -79,11 +79,16 @@ fn run() -> dood::Result<()> {
         gflops.map_or(String::new(), |g| format!("{g:.0} nominal GFLOP/s, ")),
         memory(&device),
     );
+    let graph = trainer.graph();
+    if let Some(graph) = graph {
+        println!("a graph of {} nodes, at most {} of them in a row", graph.nodes, graph.longest_chain);
+    }
     if arguments.flag("--json") {
         let figures = serde_json::json!({
             "bench": "step", "program": "dood", "device": device.to_string(), "mode": mode, "preset": preset.to_string(), "placement": placement, "batch": batch,
             "math": arguments.value("--math").unwrap_or("f32"), "strokes": strokes, "ms": median, "fastest_ms": fastest,
             "images_per_second": images_per_second, "gflops": gflops, "step_memory": device.step_memory(),
+            "nodes": graph.map(|g| g.nodes), "longest_chain": graph.map(|g| g.longest_chain),
         });
         println!("{figures}");
     }

@@ -176,6 +176,11 @@ if wanted benches "Benches"; then
     done
 fi
 
+if wanted benches "A captured step whose kernels all wait for the one before"; then
+    step 45 "step ${batches[0]} f32 captured, chain" env DOOD_CUDA_GRAPH=chain "$bundle/bin/step" --device cuda "${small[@]}" \
+        --batch "${batches[0]}" --captured --json
+fi
+
 if wanted peer "The same step in PyTorch"; then
     if [ -z "$stand_in" ] && python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2> /dev/null; then
         peer=(python3 -W ignore "$bundle/torch_step.py" --device cuda)

@@ -12,9 +12,10 @@ mod graph;
 mod launch;
 mod open;
 
-pub(crate) use arena::Block;
+pub(crate) use arena::{Block, Span};
 pub use compile::{SOURCES, assemble, options};
 pub(crate) use graph::Graph;
+pub use graph::GraphSize;
 pub(crate) use launch::{Arg, Launch, args, grad};
 pub(crate) use open::is_available;
 
@@ -51,6 +52,8 @@ pub(crate) struct Gpu {
     functions: Mutex<HashMap<(&'static str, &'static str), CudaFunction>>,
     /// The clock outside of graphs: always 0.
     still: Memory,
+    /// Whether a captured kernel waits for those only whose results it needs.
+    parallel: bool,
     state: Mutex<State>,
 }
 
@@ -59,9 +62,10 @@ struct State {
     arena: Arena,
     /// Nested step scopes.
     depth: usize,
-    capturing: bool,
-    /// Address of the clock that random numbers and counters read.
-    clock: u64,
+    /// The step that is being captured.
+    recording: Option<graph::Recording>,
+    /// The clock that random numbers and counters read.
+    clock: Span,
     error: Option<Error>,
     /// The op at work, for messages.
     op: &'static str,
@@ -94,8 +98,8 @@ impl Gpu {
         self.state().op = op;
     }
 
-    /// Address of the clock: two words that count the replays of the graph that is being captured, else two zeros.
-    pub fn clock(&self) -> u64 {
+    /// The clock: two words that count the replays of the graph that is being captured, else two zeros.
+    pub fn clock(&self) -> Span {
         self.state().clock
     }
 
@@ -139,7 +143,7 @@ impl Gpu {
     /// Waits for everything that was launched.
     pub fn wait(&self) {
         let state = self.state();
-        if state.error.is_some() || state.capturing {
+        if state.error.is_some() || state.recording.is_some() {
             return;
         }
         drop(state);
@@ -151,7 +155,7 @@ impl Gpu {
     /// Opens a step: until the matching [`Gpu::end_step`], memory comes from the arena.
     pub fn begin_step(&self) {
         let mut state = self.state();
-        if state.depth == 0 && !state.capturing {
+        if state.depth == 0 && state.recording.is_none() {
             state.arena.rewind();
         }
         state.depth += 1;
@@ -170,10 +174,10 @@ impl Gpu {
             state.arena.count(bytes);
             return Block::nowhere();
         }
-        let (inside, capturing) = (state.depth > 0, state.capturing);
+        let (inside, capturing) = (state.depth > 0, state.recording.is_some());
         if inside && let Some(block) = state.arena.place(bytes) {
             drop(state);
-            return self.poisoned(block, bytes);
+            return self.poisoned(block);
         }
         let op = state.op;
         drop(state);
@@ -188,7 +192,7 @@ impl Gpu {
         match Memory::new(&self.context, size) {
             Ok(memory) => {
                 let block = if inside { self.state().arena.grow(memory, bytes) } else { Block::own(memory) };
-                self.poisoned(block, bytes)
+                self.poisoned(block)
             }
             Err(_) => {
                 self.fail(self.out_of_memory(op, size));
@@ -198,9 +202,9 @@ impl Gpu {
         }
     }
 
-    fn poisoned(&self, block: Block, bytes: usize) -> Block {
+    fn poisoned(&self, block: Block) -> Block {
         if *POISON {
-            self.fill_bytes(block.address(), 0xFF, bytes);
+            self.fill_with(block.span(), 0xFF);
         }
         block
     }
@@ -229,7 +233,7 @@ impl Gpu {
         if state.error.is_some() || bytes.is_empty() {
             return;
         }
-        let (op, capturing) = (state.op, state.capturing);
+        let (op, capturing) = (state.op, state.recording.is_some());
         drop(state);
         if capturing {
             return self
@@ -250,7 +254,7 @@ impl Gpu {
         if state.error.is_some() || bytes.is_empty() {
             return;
         }
-        let (op, capturing) = (state.op, state.capturing);
+        let (op, capturing) = (state.op, state.recording.is_some());
         drop(state);
         if capturing {
             return self
@@ -264,29 +268,33 @@ impl Gpu {
         }
     }
 
-    /// Copies `bytes` bytes on the device.
-    pub fn copy(&self, to: u64, from: u64, bytes: usize) {
-        if self.failed() || bytes == 0 {
+    /// Copies on the device; both have the same length.
+    pub fn copy(&self, to: Span, from: Span) {
+        if self.failed() || to.bytes == 0 {
             return;
         }
+        assert_eq!(to.bytes, from.bytes, "bytes of a copy");
+        let stream = self.stream.cu_stream();
         // SAFETY: both ranges belong to live tensors of the caller.
-        let copied =
-            unsafe { self.bound().and_then(|()| result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream())) };
-        if let Err(e) = copied {
+        let copy = || unsafe { result::memcpy_dtod_async(to.address, from.address, to.bytes, stream) };
+        if let Err(e) = self.submit(&[from], &[to], copy) {
             self.fail_driver("while values were copied", e);
         }
     }
 
-    /// Sets `bytes` bytes to `value`.
-    pub fn fill_bytes(&self, address: u64, value: u8, bytes: usize) {
-        if self.failed() || bytes == 0 {
+    /// Sets all bytes to 0.
+    pub fn clear(&self, span: Span) {
+        self.fill_with(span, 0);
+    }
+
+    fn fill_with(&self, span: Span, byte: u8) {
+        if self.failed() || span.bytes == 0 {
             return;
         }
+        let stream = self.stream.cu_stream();
         // SAFETY: the range belongs to a live tensor of the caller.
-        let set = unsafe {
-            self.bound().and_then(|()| result::memset_d8_async(address, value, bytes, self.stream.cu_stream()))
-        };
-        if let Err(e) = set {
+        let fill = || unsafe { result::memset_d8_async(span.address, byte, span.bytes, stream) };
+        if let Err(e) = self.submit(&[], &[span], fill) {
             self.fail_driver("while memory was cleared", e);
         }
     }

@@ -4,7 +4,7 @@
 use crate::{
     Device, Grads, ParamId, Params, Tensor,
     device::StepScope,
-    gpu::{Launch, args},
+    gpu::{Arg, Launch, Span, args},
     ops::Op,
     profile,
     real::Real,
@@ -315,10 +315,10 @@ impl<'a> Slot<'a> {
     }
 
     /// Where a kernel shall write, and whether it must add to what is there.
-    pub(crate) fn device(&mut self) -> (u64, bool) {
+    pub(crate) fn device(&mut self) -> (Span, bool) {
         let add = !std::mem::replace(&mut self.fresh, false);
         match &self.memory {
-            Memory::Owned(value) => (value.address(), add),
+            Memory::Owned(value) => (value.span(), add),
             _ => panic!("the gradient of a tensor on the CPU was given to a kernel"),
         }
     }
@@ -344,10 +344,10 @@ impl<'a> Slot<'a> {
             assert_eq!(sum.len(), gradient.len(), "a gradient of another size than the input");
             sum.iter_mut().zip(gradient.slice::<T>()).for_each(|(a, &b)| *a += b)
         }, gpu => {
-            let (address, add) = self.device();
+            let (sum, add) = self.device();
             let n = gradient.len();
-            let sum = crate::gpu::Arg::Out(address);
-            gpu.launch("step", "accumulate", Launch::elements(n), args![gradient, sum, crate::gpu::Arg::Int(add.into()), n]);
+            let arguments = args![gradient, Arg::Out(sum), Arg::Int(add.into()), n];
+            gpu.launch("step", "accumulate", Launch::elements(n), arguments);
         });
     }
 

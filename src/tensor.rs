@@ -3,7 +3,7 @@
 use crate::{
     DType, Device,
     device::{Place, on_device},
-    gpu::{Arg, Block, Launch, args},
+    gpu::{Arg, Block, Launch, Span, args},
     real::Real,
 };
 use std::sync::{Arc, Mutex};
@@ -189,7 +189,7 @@ impl Tensor {
     /// Sets a tensor on the GPU to 0; does nothing elsewhere.
     pub(crate) fn clear_on_gpu(&self) {
         if let Some(gpu) = self.device.gpu() {
-            gpu.fill_bytes(self.address(), 0, self.len() * self.device.dtype().bytes());
+            gpu.clear(self.span());
         }
     }
 
@@ -197,7 +197,7 @@ impl Tensor {
     pub(crate) fn copy_on_gpu(&self, from: &Tensor) {
         assert_eq!(self.len(), from.len(), "copy of shape {:?} to shape {:?}", from.shape, self.shape);
         let gpu = self.device.gpu().expect("a tensor on the GPU");
-        gpu.copy(self.address(), from.address(), self.len() * self.device.dtype().bytes());
+        gpu.copy(self.span(), from.span());
     }
 
     /// Where the first element is in device memory. Panics on the CPU.
@@ -208,9 +208,14 @@ impl Tensor {
         }
     }
 
+    /// Its part of device memory. Panics on the CPU.
+    pub(crate) fn span(&self) -> Span {
+        Span { address: self.address(), bytes: self.len() * self.device.dtype().bytes() }
+    }
+
     /// The tensor as the output of a kernel.
     pub(crate) fn out(&self) -> Arg {
-        Arg::Out(self.address())
+        Arg::Out(self.span())
     }
 
     /// The bytes of a tensor on the GPU. Waits for the device.

@@ -79,7 +79,8 @@ fn a_replayed_step_equals_the_eager_one_bit_for_bit() {
     let Some(_alone) = prepare() else { return };
     for placement in [Placement::Warp, Placement::Points] {
         let eager = train(&cuda(DType::F32), placement, 14, 1, false);
-        for (at_once, order) in [(14, "forward"), (5, "random:3")] {
+        // Kernels of the graph that do not wait for each other run in other orders, too.
+        for (at_once, order) in [(14, "forward"), (5, "random:3"), (7, "reverse")] {
             stand_in::set_order(order);
             let captured = train(&cuda(DType::F32), placement, 14, at_once, true);
             assert_eq!(bits(&eager.0), bits(&captured.0), "{placement:?}: parameters after 14 updates");
@@ -90,6 +91,25 @@ fn a_replayed_step_equals_the_eager_one_bit_for_bit() {
             assert!(eager.1[..i].iter().all(|other| other.loss != one.loss));
         }
     }
+}
+
+#[test]
+fn most_kernels_of_a_captured_step_do_not_wait_for_each_other() {
+    let Some(_alone) = prepare() else { return };
+    let captured = || {
+        let mut trainer = trainer(&cuda(DType::F32), Placement::Warp);
+        trainer.run_steps(4).unwrap();
+        (trainer.graph().unwrap(), bits(&trainer.params().slab().to_f32()))
+    };
+    let (graph, parallel) = captured();
+    // SAFETY: the other tests of this binary wait for `prepare`.
+    unsafe { std::env::set_var("DOOD_CUDA_GRAPH", "chain") };
+    let (chain, in_a_row) = captured();
+    unsafe { std::env::remove_var("DOOD_CUDA_GRAPH") };
+    println!("{} nodes, {} in a row", graph.nodes, graph.longest_chain);
+    assert_eq!((chain.nodes, chain.longest_chain), (graph.nodes, graph.nodes));
+    assert!(3 * graph.longest_chain < graph.nodes, "{graph:?}");
+    assert_eq!(parallel, in_a_row);
 }
 
 #[test]

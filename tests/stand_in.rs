@@ -506,6 +506,33 @@ fn a_fork_must_be_joined_before_the_capture_ends() {
     assert_eq!(gpu.stream.clone_dtoh(&y).unwrap(), [1.0; 6]);
 }
 
+/// y + 1 and then y · 2, in a capture where the second waits for the first or does not.
+#[test]
+fn a_kernel_of_a_graph_that_does_not_wait_shows_in_another_order() {
+    let Some(gpu) = gpu() else { return };
+    let module = gpu.module(CORRECT, false);
+    let [add_one, double] = ["add_one", "double_all"].map(|name| module.load_function(name).unwrap());
+    let run = |waits: bool, order: &str| {
+        stand_in::set_order(order);
+        let (mut y, n, none) = (gpu.stream.clone_htod(&[3f32; 6]).unwrap(), 6i32, std::ptr::null_mut());
+        gpu.stream.begin_capture(THREAD_LOCAL).unwrap();
+        unsafe { gpu.stream.launch_builder(&add_one).arg(&mut y).arg(&n).launch(config(1, 32, 0)) }.unwrap();
+        if !waits {
+            let set = sys::CUstreamUpdateCaptureDependencies_flags_enum::CU_STREAM_SET_CAPTURE_DEPENDENCIES as u32;
+            let stream = gpu.stream.cu_stream();
+            unsafe { sys::cuStreamUpdateCaptureDependencies_v2(stream, none, std::ptr::null(), 0, set) }
+                .result()
+                .unwrap();
+        }
+        unsafe { gpu.stream.launch_builder(&double).arg(&mut y).arg(&n).launch(config(1, 32, 0)) }.unwrap();
+        gpu.stream.end_capture(CUgraphInstantiate_flags(0)).unwrap().unwrap().launch().unwrap();
+        gpu.stream.clone_dtoh(&y).unwrap()[0]
+    };
+    assert_eq!([run(true, "forward"), run(true, "reverse")], [8.0, 8.0]);
+    assert_eq!([run(false, "forward"), run(false, "reverse")], [8.0, 7.0]);
+    stand_in::set_order("forward");
+}
+
 // ---- Settings ------------------------------------------------------------------------------------------------------
 
 #[test]

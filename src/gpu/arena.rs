@@ -28,8 +28,8 @@ impl Memory {
         Ok(Memory { address, bytes, context: context.clone() })
     }
 
-    pub fn address(&self) -> u64 {
-        self.address
+    pub fn span(&self) -> Span {
+        Span { address: self.address, bytes: self.bytes }
     }
 }
 
@@ -42,24 +42,45 @@ impl Drop for Memory {
     }
 }
 
+/// A stretch of device memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub address: u64,
+    pub bytes: usize,
+}
+
+impl Span {
+    /// A null pointer.
+    pub const NONE: Span = Span { address: 0, bytes: 0 };
+
+    /// Whether some byte is in both.
+    pub fn meets(self, other: Span) -> bool {
+        self.address < other.address + other.bytes as u64 && other.address < self.address + self.bytes as u64
+    }
+}
+
 /// Where one tensor's numbers are, and what keeps them there.
 pub(crate) struct Block {
-    address: u64,
+    span: Span,
     _keep: Option<Arc<Memory>>,
 }
 
 impl Block {
     /// After an error: nothing will be launched on it.
     pub(super) fn nowhere() -> Self {
-        Block { address: 0, _keep: None }
+        Block { span: Span::NONE, _keep: None }
     }
 
     pub(super) fn own(memory: Memory) -> Self {
-        Block { address: memory.address, _keep: Some(Arc::new(memory)) }
+        Block { span: memory.span(), _keep: Some(Arc::new(memory)) }
+    }
+
+    pub fn span(&self) -> Span {
+        self.span
     }
 
     pub fn address(&self) -> u64 {
-        self.address
+        self.span.address
     }
 }
 
@@ -97,7 +118,7 @@ impl Arena {
         let address = chunk.memory.address + chunk.used as u64;
         chunk.used += bytes;
         self.sizes.push(bytes);
-        Some(Block { address, _keep: Some(chunk.memory.clone()) })
+        Some(Block { span: Span { address, bytes }, _keep: Some(chunk.memory.clone()) })
     }
 
     /// The size of the chunk to add for an allocation of `bytes`.

@@ -1,13 +1,16 @@
 //! Capturing a step as a CUDA graph, and replaying it.
 
 use super::{
-    Arg, Gpu, Launch,
+    Arg, Gpu, Launch, Span,
     arena::{ALIGN, Arena, Memory},
     args,
 };
 use crate::{Error, Result};
 use cudarc::driver::{CudaGraph, DriverError, sys};
-use std::sync::Arc;
+use std::{
+    ptr::{null, null_mut},
+    sync::Arc,
+};
 
 /// A captured step. It owns the memory that it works in.
 pub(crate) struct Graph {
@@ -16,12 +19,117 @@ pub(crate) struct Graph {
     /// Counts replays; random numbers and counters of the captured step add it to the step of the capture.
     clock: Memory,
     _arena: Arena,
+    size: GraphSize,
 }
 
 // SAFETY: the driver asks that a graph be used by one thread at a time; `&mut` in `replay` sees to that.
 unsafe impl Send for Graph {}
 
+/// How much a captured step has to do, and how much of it one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GraphSize {
+    /// Kernels, copies and fills.
+    pub nodes: usize,
+    /// The most of them that wait for each other in a row.
+    pub longest_chain: usize,
+}
+
+/// The nodes of a step that is being captured.
+#[derive(Default)]
+pub(super) struct Recording {
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    handle: sys::CUgraphNode,
+    reads: Vec<Span>,
+    writes: Vec<Span>,
+    /// The nodes that it comes after, directly or not: a bit for each.
+    after: Vec<u64>,
+    /// Of the nodes that it comes after, the most that wait for each other in a row.
+    depth: usize,
+}
+
+// SAFETY: handles of nodes are names, which any thread may know.
+unsafe impl Send for Recording {}
+
+impl Recording {
+    /// The nodes that a node with these reads and writes has to wait for, the latest first, without those that they wait for
+    /// themselves; and all of them as bits.
+    fn needed(&self, reads: &[Span], writes: &[Span]) -> (Vec<usize>, Vec<u64>) {
+        let meet = |a: &[Span], b: &[Span]| a.iter().any(|a| b.iter().any(|b| a.meets(*b)));
+        let (mut direct, mut all) = (vec![], vec![0u64; self.nodes.len() / 64 + 1]);
+        for (i, node) in self.nodes.iter().enumerate().rev() {
+            let known = all[i / 64] >> (i % 64) & 1 == 1;
+            if !known && (meet(&node.writes, reads) || meet(&node.writes, writes) || meet(&node.reads, writes)) {
+                direct.push(i);
+                all[i / 64] |= 1 << (i % 64);
+                all.iter_mut().zip(&node.after).for_each(|(all, after)| *all |= after);
+            }
+        }
+        (direct, all)
+    }
+
+    fn size(&self) -> GraphSize {
+        let longest_chain = self.nodes.iter().map(|n| n.depth + 1).max().unwrap_or(0);
+        GraphSize { nodes: self.nodes.len(), longest_chain }
+    }
+}
+
 impl Gpu {
+    /// Gives the driver something to do that reads `reads`, and reads or writes `writes`. In a captured step it will wait for what it
+    /// must wait for, and for nothing else: whatever writes what it reads, and whatever reads or writes what it writes.
+    pub(super) fn submit(
+        &self,
+        reads: &[Span],
+        writes: &[Span],
+        work: impl FnOnce() -> std::result::Result<(), DriverError>,
+    ) -> std::result::Result<(), DriverError> {
+        self.bound()?;
+        let mut state = self.state();
+        let Some(recording) = &mut state.recording else {
+            drop(state);
+            return work();
+        };
+        if !self.parallel {
+            let depth = recording.nodes.len();
+            recording.nodes.push(Node { handle: null_mut(), reads: vec![], writes: vec![], after: vec![], depth });
+            return work();
+        }
+        let (direct, after) = recording.needed(reads, writes);
+        let depth = direct.iter().map(|&i| recording.nodes[i].depth + 1).max().unwrap_or(0);
+        self.wait_for(direct.iter().map(|&i| recording.nodes[i].handle).collect())?;
+        work()?;
+        let (handle, reads, writes) = (self.last_captured()?, reads.to_vec(), writes.to_vec());
+        recording.nodes.push(Node { handle, reads, writes, after, depth });
+        Ok(())
+    }
+
+    /// What is captured next comes after these nodes, and no others.
+    fn wait_for(&self, mut nodes: Vec<sys::CUgraphNode>) -> std::result::Result<(), DriverError> {
+        let set = sys::CUstreamUpdateCaptureDependencies_flags_enum::CU_STREAM_SET_CAPTURE_DEPENDENCIES as u32;
+        let (stream, no_data) = (self.stream.cu_stream(), null());
+        // SAFETY: the nodes belong to the graph that this stream is capturing.
+        unsafe { sys::cuStreamUpdateCaptureDependencies_v2(stream, nodes.as_mut_ptr(), no_data, nodes.len(), set) }
+            .result()
+    }
+
+    /// The node that was captured last.
+    fn last_captured(&self) -> std::result::Result<sys::CUgraphNode, DriverError> {
+        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        let (mut nodes, mut count) = (null(), 0);
+        // SAFETY: the places are valid; the list of nodes belongs to the driver and is read before the next call.
+        unsafe {
+            let (stream, none) = (self.stream.cu_stream(), null_mut());
+            sys::cuStreamGetCaptureInfo_v3(stream, &mut status, none, null_mut(), &mut nodes, null_mut(), &mut count)
+                .result()?;
+            match count {
+                1 => Ok(*nodes),
+                _ => Err(DriverError(sys::CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)),
+            }
+        }
+    }
+
     /// Captures what `step` launches, instead of running it. The same step must have run just before, so that its kernels are
     /// loaded and its memory is known.
     ///
@@ -36,20 +144,20 @@ impl Gpu {
         let clock = Memory::new(&self.context, ALIGN).map_err(failed)?;
         let eager = {
             let mut state = self.state();
-            (state.capturing, state.clock) = (true, clock.address());
+            (state.recording, state.clock) = (Some(Recording::default()), clock.span());
             std::mem::replace(&mut state.arena, arena)
         };
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         let began = self.stream.begin_capture(mode).map_err(failed);
         if began.is_ok() {
             step();
-            self.launch("step", "tick", Launch::rows(1, 32), args![Arg::WordsOut(clock.address())]);
+            self.launch("step", "tick", Launch::rows(1, 32), args![Arg::WordsOut(clock.span())]);
         }
         let ended = began.and_then(|()| self.stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(failed));
-        let arena = {
+        let (arena, recording) = {
             let mut state = self.state();
-            (state.capturing, state.clock) = (false, self.still.address());
-            std::mem::replace(&mut state.arena, eager)
+            state.clock = self.still.span();
+            (std::mem::replace(&mut state.arena, eager), state.recording.take().expect("a capture has begun"))
         };
         // The op's own sentence says more than the driver's complaint about its consequences.
         if let Some(error) = self.state().error.take() {
@@ -57,17 +165,22 @@ impl Gpu {
         }
         let graph = ended?.ok_or_else(|| Error::Device("the captured step was empty".into()))?;
         graph.upload().map_err(failed)?;
-        Ok(Graph { graph, gpu: self.clone(), clock, _arena: arena })
+        Ok(Graph { graph, gpu: self.clone(), clock, _arena: arena, size: recording.size() })
     }
 }
 
 impl Graph {
+    /// What was captured.
+    pub fn size(&self) -> GraphSize {
+        self.size
+    }
+
     /// Replays the step `times` times, as the steps `from`, `from + 1`, … after the captured one.
     ///
     /// # Errors
     /// What the driver says. Errors of kernels come out of the next [`Gpu::check`].
     pub fn replay(&mut self, from: u64, times: usize) -> Result<()> {
-        let set = args![Arg::Wide(from), Arg::WordsOut(self.clock.address())];
+        let set = args![Arg::Wide(from), Arg::WordsOut(self.clock.span())];
         self.gpu.launch("step", "set_clock", Launch::rows(1, 32), set);
         for _ in 0..times {
             self.graph
@@ -124,6 +237,49 @@ mod tests {
         refused(&|| drop(Tensor::full(&device, &[100_000_000], 1.0)), "asked for 400000000 bytes");
         refused(&|| drop(Tensor::from_f64(&device, &[10], &[1.0; 10])), "sent values");
         refused(&|| drop(Tensor::full(&device, &[10], 1.0).to_f32()), "read back");
+    }
+
+    #[test]
+    fn a_node_waits_for_those_it_needs_and_not_for_those_they_need() {
+        let of = |from: u64| Span { address: 1000 * from, bytes: 1000 };
+        let [a, b, c, d] = [1, 2, 3, 4].map(of);
+        let mut recording = Recording::default();
+        let mut add = |reads: &[Span], writes: &[Span]| {
+            let (direct, after) = recording.needed(reads, writes);
+            let (reads, writes) = (reads.to_vec(), writes.to_vec());
+            recording.nodes.push(Node { handle: null_mut(), reads, writes, after, depth: 0 });
+            direct
+        };
+        assert!(add(&[], &[a]).is_empty());
+        assert!(add(&[], &[b]).is_empty(), "another output waits for nothing");
+        assert_eq!(add(&[a, b], &[c]), [1, 0], "a sum waits for both summands");
+        assert_eq!(add(&[a, c], &[d]), [2], "the first is waited for already");
+        assert_eq!(add(&[a], &[Span { address: 5000, bytes: 1 }]), [0], "two may read at once");
+        assert_eq!(add(&[], &[a]), [4, 3], "what is read must not be overwritten");
+        let inside = Span { address: 3500, bytes: 4 };
+        assert_eq!(add(&[], &[inside]), [3], "a part of what was written, which the third wrote and the fourth read");
+        assert_eq!(add(&[Span { address: 3504, bytes: 4 }], &[Span { address: 6000, bytes: 1 }]), [2], "its neighbour");
+        assert!(add(&[Span::NONE], &[Span::NONE]).is_empty(), "null pointers are no memory");
+    }
+
+    #[test]
+    fn what_needs_nothing_of_each_other_does_not_wait_for_each_other() {
+        let Some((_alone, device)) = device() else { return };
+        let gpu = device.gpu().unwrap();
+        let kept = [(); 5].map(|()| Tensor::zeros(&device, &[3]));
+        let fill = || {
+            let _step = device.step();
+            for (i, kept) in kept.iter().enumerate() {
+                kept.copy_on_gpu(&Tensor::full(&device, &[3], i as f64));
+            }
+        };
+        fill();
+        let mut graph = gpu.capture(fill).unwrap();
+        // A fill and a copy for each, and the clock.
+        assert_eq!(graph.size(), GraphSize { nodes: 11, longest_chain: 2 });
+        kept.iter().for_each(|kept| gpu.clear(kept.span()));
+        graph.replay(0, 1).unwrap();
+        assert_eq!(kept.map(|kept| kept.to_f32()[2]), [0.0, 1.0, 2.0, 3.0, 4.0]);
     }
 
     #[test]

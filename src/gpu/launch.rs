@@ -1,6 +1,6 @@
 //! Launching a kernel: its grid, its arguments by value, and the check of both against what the source says.
 
-use super::{Gpu, compile};
+use super::{Gpu, Span, compile};
 use crate::{DType, Tensor, tape::Slot};
 use cudarc::driver::{CudaFunction, LaunchConfig, PushKernelArg, sys};
 
@@ -8,15 +8,15 @@ use cudarc::driver::{CudaFunction, LaunchConfig, PushKernelArg, sys};
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Arg {
     /// `const REAL*`.
-    In(u64),
+    In(Span),
     /// `REAL*`.
-    Out(u64),
+    Out(Span),
     /// `const unsigned char*`.
-    Bytes(u64),
+    Bytes(Span),
     /// `const unsigned*`.
-    Words(u64),
+    Words(Span),
     /// `unsigned*`.
-    WordsOut(u64),
+    WordsOut(Span),
     /// `int`.
     Int(i32),
     /// `unsigned`.
@@ -30,7 +30,7 @@ pub(crate) enum Arg {
 impl Arg {
     /// A tensor that may be missing: a null pointer then.
     pub fn input(tensor: Option<&Tensor>) -> Self {
-        Arg::In(tensor.map_or(0, Tensor::address))
+        Arg::In(tensor.map_or(Span::NONE, Tensor::span))
     }
 
     /// How a kernel declares it.
@@ -51,7 +51,7 @@ impl Arg {
 
 impl From<&Tensor> for Arg {
     fn from(tensor: &Tensor) -> Self {
-        Arg::In(tensor.address())
+        Arg::In(tensor.span())
     }
 }
 
@@ -67,10 +67,10 @@ impl From<usize> for Arg {
 /// To be asked for once in a backward: it takes note that the slot is being written.
 pub(crate) fn grad(slot: &mut Option<Slot>) -> [Arg; 2] {
     match slot {
-        None => [Arg::Out(0), Arg::Int(0)],
+        None => [Arg::Out(Span::NONE), Arg::Int(0)],
         Some(slot) => {
-            let (address, add) = slot.device();
-            [Arg::Out(address), Arg::Int(add.into())]
+            let (span, add) = slot.device();
+            [Arg::Out(span), Arg::Int(add.into())]
         }
     }
 }
@@ -129,6 +129,14 @@ impl Gpu {
                     .fail_driver(&format!("to reserve {} bytes of shared memory for kernel {name}", launch.shared), e);
             }
         }
+        let (mut reads, mut writes) = (vec![], vec![]);
+        for arg in args {
+            match arg {
+                Arg::In(span) | Arg::Bytes(span) | Arg::Words(span) => reads.push(*span),
+                Arg::Out(span) | Arg::WordsOut(span) => writes.push(*span),
+                _ => {}
+            }
+        }
         let [x, y, z] = launch.grid.map(|n| n as u32);
         let config = LaunchConfig {
             grid_dim: (x, y, z),
@@ -139,9 +147,8 @@ impl Gpu {
         let mut builder = self.stream.launch_builder(&function);
         for (arg, single) in args.iter().zip(&single) {
             match arg {
-                Arg::In(x) | Arg::Out(x) | Arg::Bytes(x) | Arg::Words(x) | Arg::WordsOut(x) | Arg::Wide(x) => {
-                    builder.arg(x)
-                }
+                Arg::In(x) | Arg::Out(x) | Arg::Bytes(x) | Arg::Words(x) | Arg::WordsOut(x) => builder.arg(&x.address),
+                Arg::Wide(x) => builder.arg(x),
                 Arg::Int(x) => builder.arg(x),
                 Arg::Word(x) => builder.arg(x),
                 Arg::Real(_) if self.dtype == DType::F32 => builder.arg(single),
@@ -149,7 +156,8 @@ impl Gpu {
             };
         }
         // SAFETY: the arguments have the types of the kernel's parameters, and its pointers are memory of live tensors.
-        if let Err(e) = unsafe { builder.launch(config) } {
+        let start = || unsafe { builder.launch(config).map(drop) };
+        if let Err(e) = self.submit(&reads, &writes, start) {
             return self.fail_driver(
                 &format!("to launch kernel {name} on {x}x{y}x{z} blocks of {} threads", launch.threads),
                 e,
@@ -250,12 +258,12 @@ mod tests {
     #[test]
     #[should_panic(expected = "takes 3 arguments (const REAL*, REAL*, int) but was given 3 (const REAL*, REAL*, REAL)")]
     fn a_wrong_argument_type_is_refused() {
-        check_signature(SOURCE, "scale", "scale_all", &[Arg::In(0), Arg::Out(0), Arg::Real(1.0)]);
+        check_signature(SOURCE, "scale", "scale_all", &[Arg::In(Span::NONE), Arg::Out(Span::NONE), Arg::Real(1.0)]);
     }
 
     #[test]
     #[should_panic(expected = "was given 3 (REAL*, const REAL*, int)")]
     fn an_input_in_the_place_of_an_output_is_refused() {
-        check_signature(SOURCE, "scale", "scale_all", &[Arg::Out(0), Arg::In(0), Arg::Int(1)]);
+        check_signature(SOURCE, "scale", "scale_all", &[Arg::Out(Span::NONE), Arg::In(Span::NONE), Arg::Int(1)]);
     }
 }

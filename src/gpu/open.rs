@@ -10,6 +10,9 @@ const OLDEST: (i32, i32) = (8, 0);
 /// The oldest driver that is asked for anything, as the CUDA version that it supports.
 const OLDEST_DRIVER: i32 = 12_000;
 
+/// The oldest driver that lets a capture say what a kernel waits for.
+const PARALLEL_DRIVER: i32 = 12_030;
+
 fn refuse<T>(why: String) -> Result<T> {
     Err(Error::Device(format!("device cuda cannot be used: {why}; --device cpu runs everything")))
 }
@@ -76,12 +79,11 @@ impl Gpu {
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(opened)?;
         let still = Memory::new(&context, arena::ALIGN).map_err(opened)?;
-        let clock = still.address();
         let state = State {
             arena: Default::default(),
             depth: 0,
-            capturing: false,
-            clock,
+            recording: None,
+            clock: still.span(),
             error: None,
             op: "none",
             launches: 0,
@@ -96,9 +98,10 @@ impl Gpu {
             modules: Default::default(),
             functions: Default::default(),
             still,
+            parallel: driver >= PARALLEL_DRIVER && std::env::var("DOOD_CUDA_GRAPH").map_or(true, |v| v != "chain"),
             state: Mutex::new(state),
         };
-        gpu.fill_bytes(clock, 0, arena::ALIGN);
+        gpu.clear(gpu.still.span());
         gpu.check()?;
         Ok(gpu)
     }

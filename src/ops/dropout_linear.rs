@@ -10,7 +10,7 @@ use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
     gpu::{
-        Arg, Gpu, Launch,
+        Arg, Gpu, Launch, Span,
         gemm::{self, Plan},
         grad,
     },
@@ -220,7 +220,7 @@ impl DropoutLinear {
         let words = d.n * d.k.div_ceil(32);
         let bits = Tensor::empty(cx, &[group.calls.len() * words]); // a number is as large as a word, or larger
         let mut args = group.each(|_, (_, keep)| keep.args(), || Keep::All.args()).concat();
-        let (clock, bits_out) = (Arg::Words(gpu.clock()), Arg::WordsOut(bits.address()));
+        let (clock, bits_out) = (Arg::Words(gpu.clock()), Arg::WordsOut(bits.span()));
         args.extend([clock, Arg::input(self.live.as_ref()), bits_out, d.n.into(), d.k.into()]);
         let launch = Launch::grid([words.div_ceil(256).min(4096), group.calls.len(), 1], 256);
         gpu.launch("dropout_linear", "dropout_linear_bits", launch, &args);
@@ -240,7 +240,7 @@ impl DropoutLinear {
             let [down, across] = plan.tiles(rows, d.o);
             let sums = Tensor::empty(cx, &[plan.parts, rows, d.o]);
             let mut args = inputs.map(Arg::from).to_vec();
-            args.extend([Arg::Words(bits.address()), Arg::Real(group.calls[0].1.scale()), (&x[0]).into(), sums.out()]);
+            args.extend([Arg::Words(bits.span()), Arg::Real(group.calls[0].1.scale()), (&x[0]).into(), sums.out()]);
             args.extend([d.n, group.calls.len(), d.k, d.o, plan.chunk].map(Arg::from));
             args.push(gemm::math(gpu));
             let kernel = plan.kernel(["dropout_linear_fwd_small", "dropout_linear_fwd_large"]);
@@ -259,9 +259,11 @@ impl DropoutLinear {
         let dz = linear::undo_gpu(gpu, &y[0], dy, self.activation, self.live.as_ref(), d.n, db);
         let [dw, mut add_dw] = grad(&mut slots[0]);
         let mut inputs: Vec<[Arg; 2]> = slots[2..].iter_mut().map(grad).collect();
-        for (i, input) in inputs.iter_mut().enumerate().filter(|(i, _)| self.calls.iter().all(|c| c.0 != *i)) {
-            if let [Arg::Out(address @ 1..), Arg::Int(0)] = *input {
-                gpu.fill_bytes(address, 0, x[2 + i].len() * x[0].device().dtype().bytes());
+        for (i, input) in inputs.iter().enumerate() {
+            if self.calls.iter().all(|c| c.0 != i)
+                && let [Arg::Out(unused), Arg::Int(0)] = *input
+            {
+                gpu.clear(unused);
             }
         }
         for (group, bits) in self.groups().iter().zip(&y[1..]) {
@@ -275,13 +277,13 @@ impl DropoutLinear {
                 + if slots[0].is_some() { count(plan.tiles(d.o, d.k)) } else { 0 };
             let of_call = |i: usize, (input, _): &(usize, Keep)| {
                 let first = group.first(i);
-                let [dx, add_dx] = if first == i { inputs[*input] } else { [Arg::Out(0), Arg::Int(0)] };
+                let [dx, add_dx] = if first == i { inputs[*input] } else { [Arg::Out(Span::NONE), Arg::Int(0)] };
                 [(&x[2 + input]).into(), dx, add_dx, first.into()]
             };
-            let none = || [(&x[2]).into(), Arg::Out(0), Arg::Int(0), Arg::Int(-1)];
+            let none = || [(&x[2]).into(), Arg::Out(Span::NONE), Arg::Int(0), Arg::Int(-1)];
             let mut args: Vec<Arg> = group.each(of_call, none).concat();
             args.extend([
-                Arg::Words(bits.address()),
+                Arg::Words(bits.span()),
                 Arg::Real(group.calls[0].1.scale()),
                 (&x[0]).into(),
                 (&dz).into(),

@@ -4,7 +4,7 @@ use super::Op;
 use crate::{
     Device, Tensor, Var,
     device::on_device,
-    gpu::{Arg, Launch, args, grad},
+    gpu::{Arg, Launch, Span, args, grad},
     tape::Slot,
 };
 
@@ -64,7 +64,7 @@ impl Op for Concat {
             }
         }, gpu => {
             for (parts, widths, first, together) in self.launches(x) {
-                let mut args = [Arg::In(0); TOGETHER].to_vec();
+                let mut args = [Arg::In(Span::NONE); TOGETHER].to_vec();
                 args.iter_mut().zip(&x[parts]).for_each(|(arg, x)| *arg = x.into());
                 args.push(y.out());
                 args.extend(widths.map(Arg::from));

@@ -8,7 +8,7 @@
 use super::{ORDER, Report, Trainer};
 use crate::{
     Error, Result, Tape, Tensor,
-    gpu::{Arg, Block, Gpu, Graph, Launch, args},
+    gpu::{Arg, Block, Gpu, Graph, GraphSize, Launch, args},
     model::{
         GROUPS,
         recognition::{Dropout, Noise, Pass, Step},
@@ -67,6 +67,11 @@ impl Trainer {
             self.on_gpu = Some(on_gpu);
         }
         Ok(())
+    }
+
+    /// The captured step, if there is one.
+    pub fn graph(&self) -> Option<GraphSize> {
+        self.on_gpu.as_ref()?.captured.as_ref().map(|c| c.graph.size())
     }
 
     /// What lies on the GPU, put there if it is not yet; `None` on the CPU.
@@ -190,8 +195,8 @@ impl Trainer {
             "gather",
             Launch::elements(batch * pixels),
             args![
-                Arg::Bytes(on.images.address()),
-                Arg::Words(on.order.address()),
+                Arg::Bytes(on.images.span()),
+                Arg::Words(on.order.span()),
                 x.out(),
                 Arg::Wide(at),
                 Arg::Words(gpu.clock()),

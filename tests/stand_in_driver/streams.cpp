@@ -18,6 +18,7 @@ struct Graph {
     };
     std::vector<Node> nodes;
     // While it is captured:
+    std::vector<size_t> let_go;  // need not lead to its end
     Stream* origin = nullptr;
     std::set<Stream*> members;
     bool spoiled = false;
@@ -42,6 +43,7 @@ struct Stream {
     Result error = SUCCESS;
     Graph* capture = nullptr;
     std::vector<size_t> last_nodes;  // of the capture: what the next node follows
+    std::vector<uintptr_t> told;     // the same as handles, after a question for them
 };
 
 struct Event {
@@ -159,10 +161,11 @@ static Result run_graph(const std::vector<Graph::Node>& nodes) {
     return SUCCESS;
 }
 
-// All nodes must lead to the stream that began the capture.
+// All nodes must lead to the stream that began the capture, but for those that were taken out of what it waits for.
 static bool all_joined(const Graph& g, const std::vector<size_t>& last) {
     std::set<size_t> reached;
     std::vector<size_t> todo = last;
+    todo.insert(todo.end(), g.let_go.begin(), g.let_go.end());
     while (!todo.empty()) {
         size_t i = todo.back();
         todo.pop_back();
@@ -314,6 +317,37 @@ API cuStreamIsCapturing(void* handle, int* status) {
     Stream* s = find_stream(handle);
     if (!s) return INVALID_HANDLE;
     *status = !s->capture ? 0 : s->capture->spoiled ? 2 : 1;
+    return SUCCESS;
+}
+// The handle of a node is its number, counted from 1. No edges carry data.
+API cuStreamGetCaptureInfo_v3(void* handle, int* status, uint64_t*, Graph** graph, const uintptr_t** nodes, void**, size_t* count) {
+    LOCKED;
+    Stream* s = find_stream(handle);
+    if (!s) return INVALID_HANDLE;
+    *status = !s->capture ? 0 : s->capture->spoiled ? 2 : 1;
+    if (*status != 1) return SUCCESS;
+    s->told.clear();
+    for (size_t i : s->last_nodes) s->told.push_back(i + 1);
+    if (graph) *graph = s->capture;
+    if (nodes) *nodes = s->told.data();
+    if (count) *count = s->told.size();
+    return SUCCESS;
+}
+API cuStreamUpdateCaptureDependencies_v2(void* handle, const uintptr_t* nodes, void*, size_t count, unsigned flags) {
+    LOCKED;
+    enum { ADD = 0, SET = 1 };
+    Stream* s = find_stream(handle);
+    if (!s) return INVALID_HANDLE;
+    if (!s->capture) return ILLEGAL_STATE;
+    if (flags > SET) return INVALID_VALUE;
+    if (flags == SET) {
+        s->capture->let_go.insert(s->capture->let_go.end(), s->last_nodes.begin(), s->last_nodes.end());
+        s->last_nodes.clear();
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (nodes[i] < 1 || nodes[i] > s->capture->nodes.size()) return INVALID_VALUE;
+        s->last_nodes.push_back(nodes[i] - 1);
+    }
     return SUCCESS;
 }
 API cuStreamEndCapture(void* handle, Graph** graph) {
