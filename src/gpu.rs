@@ -229,42 +229,38 @@ impl Gpu {
 
     /// Copies `bytes` to `address`.
     pub fn write(&self, address: u64, bytes: &[u8]) {
-        let state = self.state();
-        if state.error.is_some() || bytes.is_empty() {
+        if bytes.is_empty() {
             return;
         }
-        let (op, capturing) = (state.op, state.recording.is_some());
-        drop(state);
-        if capturing {
-            return self
-                .fail(Error::Device(format!("the op {op} sent values to the device while the step was captured")));
-        }
+        let stream = self.stream.cu_stream();
         // SAFETY: the caller owns the memory at `address`; the copy is over before `bytes` is released.
-        let copied =
-            unsafe { self.bound().and_then(|()| result::memcpy_htod_async(address, bytes, self.stream.cu_stream())) };
-        if let Err(e) = copied.and_then(|()| self.stream.synchronize()) {
-            self.fail_driver("while values were sent to it", e);
-        }
+        self.transfer("values were sent to it", || unsafe { result::memcpy_htod_async(address, bytes, stream) });
     }
 
     /// Reads `bytes.len()` bytes from `address`; leaves 0xFF (NaN) where that is impossible.
     pub fn read(&self, address: u64, bytes: &mut [u8]) {
         bytes.fill(0xFF);
+        if bytes.is_empty() {
+            return;
+        }
+        let stream = self.stream.cu_stream();
+        // SAFETY: the caller owns the memory at `address`; the copy is over before this returns.
+        self.transfer("values were read back", || unsafe { result::memcpy_dtoh_async(bytes, address, stream) });
+    }
+
+    /// Makes a copy between host and device and waits for it, which a captured step may not do.
+    fn transfer(&self, what: &str, copy: impl FnOnce() -> std::result::Result<(), DriverError>) {
         let state = self.state();
-        if state.error.is_some() || bytes.is_empty() {
+        if state.error.is_some() {
             return;
         }
         let (op, capturing) = (state.op, state.recording.is_some());
         drop(state);
         if capturing {
-            return self
-                .fail(Error::Device(format!("a value was read back after the op {op} while the step was captured")));
+            return self.fail(Error::Device(format!("the GPU cannot capture the step: {what} (op {op})")));
         }
-        // SAFETY: the caller owns the memory at `address`; the copy is over before this returns.
-        let copied =
-            unsafe { self.bound().and_then(|()| result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream())) };
-        if let Err(e) = copied.and_then(|()| self.stream.synchronize()) {
-            self.fail_driver("while values were read from it", e);
+        if let Err(e) = self.bound().and_then(|()| copy()).and_then(|()| self.stream.synchronize()) {
+            self.fail_driver(&format!("while {what}"), e);
         }
     }
 

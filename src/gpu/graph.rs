@@ -235,8 +235,8 @@ mod tests {
             device.check().unwrap();
         };
         refused(&|| drop(Tensor::full(&device, &[100_000_000], 1.0)), "asked for 400000000 bytes");
-        refused(&|| drop(Tensor::from_f64(&device, &[10], &[1.0; 10])), "sent values");
-        refused(&|| drop(Tensor::full(&device, &[10], 1.0).to_f32()), "read back");
+        refused(&|| drop(Tensor::from_f64(&device, &[10], &[1.0; 10])), "values were sent to it");
+        refused(&|| drop(Tensor::full(&device, &[10], 1.0).to_f32()), "values were read back");
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Gpu {
             recording: None,
             clock: still.span(),
             error: None,
-            op: "none",
+            op: "setup",
             launches: 0,
         };
         let gpu = Gpu {
