@@ -73,7 +73,8 @@ impl Device {
     }
 
     /// The device that a user names: `auto` (the first GPU if there is one that can be used, else the CPU), `cpu`, `cuda`, or
-    /// `cuda:1` and so on for further GPUs.
+    /// `cuda:1` and so on for further GPUs. All kernels are compiled, where that was not done before, and a GPU that is there but
+    /// cannot be used by `auto` gets a line on stderr that says why.
     ///
     /// # Errors
     /// [`Error::Usage`] for another word, [`Error::Device`] where no such device can be used.
@@ -81,12 +82,21 @@ impl Device {
         let ordinal = match name {
             "cpu" => return Ok(Device::cpu()),
             "auto" if !gpu::is_available() => return Ok(Device::cpu()),
-            "auto" => return Ok(Device::cuda(0, DType::F32, math).unwrap_or_else(|_| Device::cpu())),
+            "auto" => {
+                return Device::from_name("cuda", math).or_else(|why| {
+                    eprintln!("{why}; this run uses the CPU");
+                    Ok(Device::cpu())
+                });
+            }
             "cuda" => Some(0),
             _ => name.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
         };
         match ordinal {
-            Some(ordinal) => Device::cuda(ordinal, DType::F32, math),
+            Some(ordinal) => {
+                let device = Device::cuda(ordinal, DType::F32, math)?;
+                device.gpu().expect("it is one").compile_all();
+                Ok(device)
+            }
             None => Err(Error::Usage(format!("unknown device {name:?}; choose auto, cpu, cuda or cuda:N"))),
         }
     }

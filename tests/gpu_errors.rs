@@ -366,6 +366,17 @@ fn each_precision_and_architecture_has_its_own_entry() {
 }
 
 #[test]
+fn a_device_opened_by_name_has_all_its_kernels_compiled() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(_alone) = prepare(folder.path()) else { return };
+    let device = Device::from_name("cuda", MathMode::F32).unwrap();
+    let compiled = entries(folder.path());
+    assert_eq!(compiled.len(), dood::gpu::SOURCES.len());
+    works(&device);
+    assert_eq!(entries(folder.path()), compiled);
+}
+
+#[test]
 fn a_cache_that_cannot_be_written_does_no_harm() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");

@@ -6,6 +6,8 @@ use cudarc::{
     driver::CudaModule,
     nvrtc::{self, Ptx, result, sys},
 };
+use indicatif::{ProgressBar, ProgressStyle};
+use rayon::prelude::*;
 use std::{
     borrow::Cow,
     ffi::{CStr, CString},
@@ -197,6 +199,29 @@ impl Gpu {
         };
         modules.insert(file, module.clone());
         Ok(module)
+    }
+}
+
+impl Gpu {
+    /// Compiles what the cache on disk lacks, several files at a time: else each is compiled when its first kernel is launched. What
+    /// goes wrong here is told there.
+    pub fn compile_all(&self) {
+        let options = options(&self.target.architecture, self.dtype);
+        let prepare = |&(file, _): &(&'static str, &str)| {
+            let source = assemble(file, &source(file)?);
+            let key = cache::key(&source, &options, self.target.version);
+            (!key.exists()).then_some((file, source, key))
+        };
+        let missing: Vec<_> = SOURCES.iter().filter_map(prepare).collect();
+        let style = ProgressStyle::with_template("Compiling kernels {bar:40} {pos}/{len}").expect("a valid template");
+        let bar = ProgressBar::new(missing.len() as u64).with_style(style);
+        missing.par_iter().for_each(|(file, source, key)| {
+            if let Ok(image) = compile(file, source, &self.target, &options) {
+                cache::write(key, &image);
+            }
+            bar.inc(1);
+        });
+        bar.finish_and_clear();
     }
 }
 
