@@ -78,31 +78,44 @@ KERNEL __launch_bounds__(256) naive_conv_bwd_input(const REAL* __restrict__ w, c
     }
 }
 
-// The gradients with respect to w and, in the last `outs` threads, b: sums over all images, each row of which is added up on its own.
+// The gradient with respect to w: sums over all images, each row of which is added up on its own.
 KERNEL __launch_bounds__(256) naive_conv_bwd_weights(const REAL* __restrict__ x, const REAL* __restrict__ y, const REAL* __restrict__ dy,
-                                                     REAL* __restrict__ dw, int add_dw, REAL* __restrict__ db, int add_db, int images,
-                                                     int ins, int outs, int height, int width) {
-    int rows = height - 2, columns = width - 2, weights = outs * ins * 9;
-    for (long long i = first_element(); i < weights + outs; i += element_stride()) {
-        bool of_bias = i >= weights;
-        if (of_bias ? !db : !dw) continue;
-        int o = of_bias ? (int)i - weights : (int)i / (ins * 9), c = (int)i / 9 % ins, tap = (int)i % 9;
+                                                     REAL* __restrict__ dw, int add_dw, int images, int ins, int outs, int height,
+                                                     int width) {
+    int rows = height - 2, columns = width - 2;
+    for (long long i = first_element(); i < (long long)outs * ins * 9; i += element_stride()) {
+        int o = (int)(i / 9 / ins), c = (int)(i / 9 % ins), tap = (int)(i % 9);
         REAL sum = 0;
         for (long long image = 0; image < images; image++) {
             for (int row = 0; row < rows; row++) {
                 long long at = ((image * outs + o) * rows + row) * columns;
                 const REAL* from = x + ((image * ins + c) * height + row + tap / 3) * width + tap % 3;
                 REAL part = 0;
-                for (int column = 0; column < columns; column++, at++) {
-                    if (y[at] > (REAL)0) part += of_bias ? dy[at] : dy[at] * from[column];
+                for (int column = 0; column < columns; column++) {
+                    if (y[at + column] > (REAL)0) part += dy[at + column] * from[column];
                 }
                 sum += part;
             }
         }
-        if (of_bias) {
-            put(db, o, sum, add_db);
-        } else {
-            put(dw, i, sum, add_dw);
+        put(dw, i, sum, add_dw);
+    }
+}
+
+// The gradient with respect to b, likewise: y [images, outs, rows, columns].
+KERNEL __launch_bounds__(256) naive_conv_bwd_bias(const REAL* __restrict__ y, const REAL* __restrict__ dy, REAL* __restrict__ db,
+                                                  int add_db, int images, int outs, int rows, int columns) {
+    for (long long o = first_element(); o < outs; o += element_stride()) {
+        REAL sum = 0;
+        for (long long image = 0; image < images; image++) {
+            for (int row = 0; row < rows; row++) {
+                long long at = ((image * outs + o) * rows + row) * columns;
+                REAL part = 0;
+                for (int column = 0; column < columns; column++) {
+                    if (y[at + column] > (REAL)0) part += dy[at + column];
+                }
+                sum += part;
+            }
         }
+        put(db, o, sum, add_db);
     }
 }

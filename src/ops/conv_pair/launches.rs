@@ -165,12 +165,21 @@ impl Layer {
 
     /// Images that are not live need no mention: their y is 0, and nothing goes back through that.
     fn backward(&self, gpu: &Gpu, [x, w, y, dy]: [&Tensor; 4], [dx, dw, db]: [[Arg; 2]; 3]) {
-        if !matches!(dx[0], Arg::Out(0)) {
-            let args = [&args![w, y, dy, dx[0], dx[1]][..], &self.sizes()].concat();
-            gpu.launch("naive", "naive_conv_bwd_input", Launch::elements(self.elements()[0]), &args);
+        let wanted = |[to, _]: [Arg; 2]| !matches!(to, Arg::Out(0));
+        let launch = |kernel, n, args: &[Arg], sizes: &[Arg]| {
+            gpu.launch("naive", kernel, Launch::elements(n), &[args, sizes].concat());
+        };
+        if wanted(dx) {
+            launch("naive_conv_bwd_input", self.elements()[0], args![w, y, dy, dx[0], dx[1]], &self.sizes());
         }
-        let args = [&args![x, y, dy, dw[0], dw[1], db[0], db[1]][..], &self.sizes()].concat();
-        gpu.launch("naive", "naive_conv_bwd_weights", Launch::elements(self.outs * (self.ins * 9 + 1)), &args);
+        if wanted(dw) {
+            let weights = self.outs * self.ins * 9;
+            launch("naive_conv_bwd_weights", weights, args![x, y, dy, dw[0], dw[1]], &self.sizes());
+        }
+        if wanted(db) {
+            let sizes = [self.images, self.outs, self.height - 2, self.width - 2].map(Arg::from);
+            launch("naive_conv_bwd_bias", self.outs, args![y, dy, db[0], db[1]], &sizes);
+        }
     }
 }
 
