@@ -191,3 +191,23 @@ KERNEL __launch_bounds__(512) stn_bwd(const REAL* __restrict__ image, const REAL
         for (int at = part * blockDim.x + threadIdx.x; at < pixels; at += parts * blockDim.x) dimage[i * pixels + at] = 0;
     }
 }
+
+// The gradient of the images by plain search, for DOOD_CUDA_NAIVE=1: every pixel looks at all samples of its image.
+KERNEL __launch_bounds__(256) stn_naive_bwd(const REAL* __restrict__ matrix, const REAL* __restrict__ live, const REAL* __restrict__ dy,
+                                            REAL* __restrict__ dimage, int add_image, int images, int h, int w, REAL step_x,
+                                            REAL step_y) {
+    long long pixels = (long long)h * w;
+    for (long long at = first_element(); at < images * pixels; at += element_stride()) {
+        long long i = at / pixels;
+        int row = (int)(at % pixels / w), column = (int)(at % w);
+        View v = {matrix + 6 * i, h, w, step_x, step_y};
+        REAL sum = 0;
+        for (int sample = 0; sample < pixels && !(live && live[i] == (REAL)0); sample++) {
+            Place p = place(v, sample / w, sample % w);
+            if (row != p.top && row != p.top + 1 || column != p.left && column != p.left + 1) continue;
+            REAL of_row = row == p.top ? (REAL)1 - p.below : p.below, of_column = column == p.left ? (REAL)1 - p.right : p.right;
+            sum += dy[i * pixels + sample] * of_row * of_column;
+        }
+        put(dimage, at, sum, add_image);
+    }
+}

@@ -164,6 +164,8 @@ if wanted benches "Benches"; then
         [ -z "$stand_in" ] || filter=(--filter "add images" --product 32 --batch 1)
         step 90 "ops $math" "$bundle/bin/ops" --device cuda --math "$math" --json "${filter[@]}"
     done
+    [ -n "$stand_in" ] || filter=(--product 1024)
+    step 90 "ops f32 naive" env DOOD_CUDA_NAIVE=1 "$bundle/bin/ops" --device cuda --json "${filter[@]}"
     for batch in "${batches[@]}"; do
         for math in "${maths[@]}"; do
             for mode in eager captured; do
@@ -216,6 +218,25 @@ for line in "${figures[@]}"; do
     [ "$(field "$line" bench)" = step ] || continue
     printf '%-44s %10.2f %12.1f\n' "$(field "$line" step)" "$(field "$line" ms)" "$(field "$line" images_per_second)"
 done
+
+# What the optimised kernels gain over their plain twins.
+declare -A optimised
+for line in "${figures[@]}"; do
+    [ "$(field "$line" bench)" = op ] || continue
+    name=$(sed -nE 's/.*"name":"([^"]*)".*/\1/p' <<< "$line")
+    ms=$(awk "BEGIN { print $(field "$line" forward_ms) + $(field "$line" backward_ms) }")
+    case "$(field "$line" step)/$name" in
+        "ops f32/"*) optimised[$name]=$ms ;;
+        "ops f32 naive/"*linear* | "ops f32 naive/"*conv_pair* | "ops f32 naive/"*stroke* | "ops f32 naive/"*stn*)
+            [ -n "${optimised[$name]:-}" ] || continue
+            printf '%-44s %10.3f %12.3f\n' "$name" "${optimised[$name]}" "$ms" >> "$scratch/gain.txt"
+            ;;
+    esac
+done
+if [ -s "$scratch/gain.txt" ]; then
+    printf '\n%-44s %10s %12s\n' "op, forward and backward" "ms" "naive ms"
+    cat "$scratch/gain.txt"
+fi
 
 join() {
     local first=1 item

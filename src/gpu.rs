@@ -45,6 +45,7 @@ pub(crate) struct Gpu {
     stream: Arc<CudaStream>,
     dtype: DType,
     math: MathMode,
+    naive: bool,
     /// "NVIDIA H100 80GB HBM3, driver 13.0".
     description: String,
     target: compile::Target,
@@ -84,7 +85,12 @@ impl Gpu {
         self.math
     }
 
-    /// Name of the card and version of the driver.
+    /// Whether every optimised kernel is replaced by its plain twin (`DOOD_CUDA_NAIVE=1` when the device was opened).
+    pub fn naive(&self) -> bool {
+        self.naive
+    }
+
+    /// Name of the card, version of the driver, and whether the kernels are the plain ones.
     pub fn description(&self) -> &str {
         &self.description
     }

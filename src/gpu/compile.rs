@@ -32,6 +32,7 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "log_mean_exp",
     "max_norm",
     "mixture",
+    "naive",
     "nvil",
     "onoff",
     "place_points",

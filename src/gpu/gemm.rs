@@ -2,7 +2,7 @@
 //! dimension is cut into parts, whose sums a second kernel adds in their order. The choice depends on sizes and addresses alone, never
 //! on the card, so a result has the same bits on every card.
 
-use super::{Arg, Gpu, Launch, MathMode};
+use super::{Arg, Gpu, Launch, MathMode, Span};
 use crate::Tensor;
 
 /// How a product is cut.
@@ -78,6 +78,44 @@ impl Plan {
         let numbers = if self.large { 64 * 132 } else { 2 * 64 * (40 + 40) };
         Launch::grid(grid, 256).shared(numbers * gpu.dtype.bytes())
     }
+}
+
+/// A matrix in device memory, for [`naive_product`]: rows, columns, and the distances from one to the next.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    values: &'a Tensor,
+    sizes: [usize; 2],
+    steps: [usize; 2],
+}
+
+impl<'a> Matrix<'a> {
+    /// A tensor `[rows, columns]`.
+    #[track_caller]
+    pub fn of(values: &'a Tensor) -> Self {
+        let &[rows, columns] = values.shape() else { panic!("product: {:?}; wanted [rows, columns]", values.shape()) };
+        Matrix { values, sizes: [rows, columns], steps: [columns, 1] }
+    }
+
+    /// Transposed.
+    pub fn t(self) -> Self {
+        let ([rows, columns], [down, across]) = (self.sizes, self.steps);
+        Matrix { sizes: [columns, rows], steps: [across, down], ..self }
+    }
+}
+
+/// a·b by one thread per element, in the device's own precision whatever the math mode, into `out` (with its `add` flag) unless
+/// that is null.
+#[track_caller]
+pub(crate) fn naive_product(gpu: &Gpu, a: Matrix, b: Matrix, [out, add]: [Arg; 2]) {
+    let ([rows, inner], [inner2, columns]) = (a.sizes, b.sizes);
+    assert_eq!(inner, inner2, "product: {:?} times {:?}", a.sizes, b.sizes);
+    if let Arg::Out(Span::NONE) = out {
+        return;
+    }
+    let mut args = vec![a.values.into(), b.values.into(), out, add];
+    let sizes = [rows, columns, inner, a.steps[0], a.steps[1], b.steps[0], b.steps[1]];
+    args.extend(sizes.map(Arg::from));
+    gpu.launch("naive", "naive_product", Launch::elements(rows * columns), &args);
 }
 
 /// The math mode as a kernel argument.

@@ -88,8 +88,11 @@ impl Gpu {
             op: "setup",
             launches: 0,
         };
+        let naive = std::env::var_os("DOOD_CUDA_NAIVE").is_some_and(|v| v != "0");
+        let plain = if naive { ", naive kernels" } else { "" };
         let gpu = Gpu {
-            description: format!("{card}, driver for CUDA {}", dotted(driver)),
+            description: format!("{card}, driver for CUDA {}{plain}", dotted(driver)),
+            naive,
             context,
             stream,
             dtype,

@@ -6,14 +6,10 @@
 //! Only y is kept for the backward; a is cheaper to compute again than to read back. Each image is one task that lives in a
 //! thread's scratch memory, so nothing but inputs and outputs touches main memory.
 
+mod launches;
+
 use super::{Cost, Op, live_rows};
-use crate::{
-    DType, Device, Tensor, Var, cpu,
-    device::on_device,
-    gpu::{Arg, Gpu, Launch, args, grad},
-    real::Real,
-    tape::Slot,
-};
+use crate::{Device, Tensor, Var, cpu, device::on_device, real::Real, tape::Slot};
 use rayon::prelude::*;
 
 struct ConvPair {
@@ -397,79 +393,6 @@ fn input_gradient<T: Real, const L: usize>(d: &Dims, z1: &[T], packed: &Packed<T
     );
 }
 
-/// Numbers of channels that a block of kernels/conv_pair.cu has at a time, and columns in a strip.
-const INS: usize = 8;
-const OUTS: usize = 16;
-const STRIP: usize = 4;
-/// Elements from one row to the next in shared memory: of a and z₂, of x, of z₁.
-const ROW: usize = 52;
-const X_ROW: usize = 56;
-const Z1_ROW: usize = 60;
-
-/// The launch of conv_pair_fwd, the rows per block and the strips per row.
-fn forward_launch(gpu: &Gpu, d: &Dims) -> (Launch, usize, usize) {
-    assert!(
-        d.features().max(d.h * d.w) <= i32::MAX as usize,
-        "conv_pair: an image or its features exceed 2^31 elements"
-    );
-    let (height, strips) = (d.h - 4, (d.w - 4).div_ceil(STRIP));
-    let band = height.div_ceil(height.div_ceil(12));
-    let strips = strips.div_ceil(strips.div_ceil(12));
-    let blocks = height.div_ceil(band) * (d.w - 4).div_ceil(strips * STRIP) * d.c2.div_ceil(OUTS);
-    let wide = strips * STRIP;
-    let work = (band + 4) * X_ROW + (band + 2) * INS * ROW;
-    let shared = 10 * INS + INS * 9 * 20 + work.max(OUTS * band * wide);
-    let threads = band * strips * d.c2.min(OUTS).div_ceil(8);
-    let launch = Launch::rows(d.n * blocks, threads.next_multiple_of(32)).shared(shared * gpu.dtype().bytes());
-    (launch, band, strips)
-}
-
-/// How conv_pair_bwd is cut into blocks.
-struct BackwardPlan {
-    launch: Launch,
-    /// Rows of z₂ per tile, and parts per image, of the blocks for w₂ and b₂.
-    tall: usize,
-    parts: usize,
-    /// Rows and columns of x per tile, and tiles per image, of the blocks for x, w₁ and b₁.
-    band: usize,
-    wide: usize,
-    tiles: usize,
-}
-
-impl BackwardPlan {
-    fn new(dtype: DType, d: &Dims) -> Self {
-        // Two blocks of floats, or one of doubles, are to find room on a multiprocessor.
-        let (tall, most) = if dtype == DType::F32 { (12, 30) } else { (6, 14) };
-        // A tile that is the whole image has no halo. A thread has a strip of z₁: at most 12 strips in 32 rows.
-        let down = if d.h <= most + 4 { 1 } else { d.h.div_ceil(most) };
-        let across = if d.w <= 50 { 1 } else { d.w.div_ceil(44) };
-        let (band, wide) = (d.h.div_ceil(down), d.w.div_ceil(across));
-        let tiles = d.h.div_ceil(band) * d.w.div_ceil(wide);
-        let strips = if across == 1 { d.w - 2 } else { wide + 4 }.div_ceil(STRIP);
-
-        let chunks = d.c1.div_ceil(INS) * d.c2.div_ceil(OUTS);
-        let weight_tiles = (d.h - 4).div_ceil(tall) * (d.w - 4).div_ceil(strips * STRIP);
-        let parts = 128usize.div_ceil((d.n * chunks).max(1)).min(weight_tiles);
-
-        let of_weights = (tall + 4) * X_ROW + (tall * OUTS + (tall + 2) * INS) * ROW;
-        let of_weights = 10 * INS + OUTS + of_weights.max(strips.div_ceil(2) * OUTS * INS * 9);
-        let planes = INS * ((band + 4) * ROW).max((band + 2) * Z1_ROW);
-        let sums = INS * 10 * (1 + strips) + INS * 12 * (1 + 9);
-        let of_input = sums + band * ROW + (band + 4) * X_ROW + planes;
-
-        let blocks = d.n * (parts * chunks + tiles);
-        let launch = Launch::rows(blocks, 32 * strips).shared(of_weights.max(of_input) * dtype.bytes());
-        BackwardPlan { launch, tall, parts, band, wide, tiles }
-    }
-}
-
-impl ConvPair {
-    fn live(&self, n: usize) -> Arg {
-        assert!(self.live.as_ref().is_none_or(|live| live.len() == n), "one entry of `live` per row");
-        Arg::input(self.live.as_ref())
-    }
-}
-
 impl Op for ConvPair {
     fn name(&self) -> &'static str {
         "conv_pair"
@@ -493,12 +416,7 @@ impl Op for ConvPair {
                     y.fill(T::ZERO);
                 }
             });
-        }, gpu => {
-            let (launch, band, strips) = forward_launch(gpu, &d);
-            let out = y.out();
-            let args = args![&x[0], &x[1], &x[2], &x[3], &x[4], self.live(d.n), out, d.h, d.w, d.c1, d.c2, band, strips];
-            gpu.launch("conv_pair", "conv_pair_fwd", launch, args);
-        });
+        }, gpu => self.forward_gpu(gpu, x, &y));
         vec![y]
     }
 
@@ -543,24 +461,7 @@ impl Op for ConvPair {
                 }
                 from += size;
             }
-        }, gpu => {
-            let plan = BackwardPlan::new(gpu.dtype(), &d);
-            let second = d.c2 * d.c1 * 9 + d.c2;
-            let (rows2, rows1) = (d.n * plan.parts, d.n * plan.tiles);
-            let (sums2, sums1) = (Tensor::empty(cx, &[rows2, second]), Tensor::empty(cx, &[rows1, d.c1 * 10]));
-            let [image, add] = grad(&mut dx[0]);
-            let args = args![
-                &x[0], &x[1], &x[2], &x[3], self.live(d.n), &y[0], dy, image, add, sums2.out(), sums1.out(),
-                d.n, d.h, d.w, d.c1, d.c2, plan.tall, plan.parts, plan.band, plan.wide,
-            ];
-            gpu.launch("conv_pair", "conv_pair_bwd", plan.launch, args);
-            let [[dw1, add1], [db1, add2], [dw2, add3], [db2, add4]] = [1, 2, 3, 4].map(|i| grad(&mut dx[i]));
-            let launch = Launch::rows(second.div_ceil(32) + (d.c1 * 10).div_ceil(32), 256);
-            let args = args![
-                &sums2, &sums1, dw1, add1, db1, add2, dw2, add3, db2, add4, d.c1, d.c2, rows2, rows1,
-            ];
-            gpu.launch("conv_pair", "conv_pair_sum", launch, args);
-        });
+        }, gpu => self.backward_gpu(gpu, x, &y[0], dy, dx));
     }
 
     fn cost(&self, x: &[Tensor], y: &Tensor) -> Cost {

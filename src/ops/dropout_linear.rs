@@ -10,8 +10,8 @@ use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
     gpu::{
-        Arg, Gpu, Launch, Span,
-        gemm::{self, Plan},
+        Arg, Gpu, Launch, Span, args,
+        gemm::{self, Plan, naive_product},
         grad,
     },
     matmul::{Matrix, Output},
@@ -198,6 +198,11 @@ impl Group<'_> {
         std::array::from_fn(|i| self.calls.get(i).map_or_else(&none, |call| of_call(i, call)))
     }
 
+    /// What kept elements are multiplied by.
+    fn scale(&self) -> f64 {
+        self.calls[0].1.scale()
+    }
+
     /// The first call of the group that reads the same input.
     fn first(&self, call: usize) -> usize {
         self.calls.iter().position(|c| c.0 == self.calls[call].0).expect("the call itself")
@@ -232,20 +237,9 @@ impl DropoutLinear {
         let d = self.dims(x);
         let mut saved = vec![];
         for group in self.groups() {
-            let rows = group.calls.len() * d.n;
             let bits = self.bits(gpu, cx, &group, d);
-            let inputs = group.each(|_, (input, _)| &x[2 + input], || &x[2]);
-            let packed = gemm::packed(&[d.k], &[&[&x[0]], &inputs[..]].concat());
-            let plan = Plan::one(packed, rows, d.o, d.k);
-            let [down, across] = plan.tiles(rows, d.o);
-            let sums = Tensor::empty(cx, &[plan.parts, rows, d.o]);
-            let mut args = inputs.map(Arg::from).to_vec();
-            args.extend([Arg::Words(bits.span()), Arg::Real(group.calls[0].1.scale()), (&x[0]).into(), sums.out()]);
-            args.extend([d.n, group.calls.len(), d.k, d.o, plan.chunk].map(Arg::from));
-            args.push(gemm::math(gpu));
-            let kernel = plan.kernel(["dropout_linear_fwd_small", "dropout_linear_fwd_large"]);
-            gpu.launch("dropout_linear", kernel, plan.launch(gpu, [down, across, plan.parts]), &args);
-            let out = y.rows(group.from * d.n, rows).out();
+            let sums = if gpu.naive() { group.sums_naive(gpu, x, &bits, d) } else { group.sums(gpu, x, &bits, d) };
+            let out = y.rows(group.from * d.n, group.calls.len() * d.n).out();
             linear::finish_gpu(gpu, &sums, &x[1], self.live.as_ref(), out, self.activation, d.n);
             saved.push(bits);
         }
@@ -254,10 +248,9 @@ impl DropoutLinear {
 
     fn backward_gpu(&self, gpu: &Gpu, x: &[Tensor], y: &[Tensor], dy: &Tensor, slots: &mut [Option<Slot>]) {
         let d = self.dims(x);
-        let add = Arg::Int(1);
         let db = grad(&mut slots[1]);
         let dz = linear::undo_gpu(gpu, &y[0], dy, self.activation, self.live.as_ref(), d.n, db);
-        let [dw, mut add_dw] = grad(&mut slots[0]);
+        let mut dw = grad(&mut slots[0]);
         let mut inputs: Vec<[Arg; 2]> = slots[2..].iter_mut().map(grad).collect();
         for (i, input) in inputs.iter().enumerate() {
             if self.calls.iter().all(|c| c.0 != i)
@@ -267,35 +260,120 @@ impl DropoutLinear {
             }
         }
         for (group, bits) in self.groups().iter().zip(&y[1..]) {
-            let rows = group.calls.len() * d.n;
-            let dz = dz.rows(group.from * d.n, rows);
-            let values = group.each(|_, (input, _)| &x[2 + input], || &x[2]);
-            let packed = gemm::packed(&[d.k, d.o], &[&[&x[0], &dz], &values[..]].concat());
-            let plan = Plan::several(packed, &[[d.n, d.k], [d.o, d.k]]);
-            let count = |[down, across]: [usize; 2]| down * across;
-            let blocks = group.calls.len() * count(plan.tiles(d.n, d.k))
-                + if slots[0].is_some() { count(plan.tiles(d.o, d.k)) } else { 0 };
-            let of_call = |i: usize, (input, _): &(usize, Keep)| {
-                let first = group.first(i);
-                let [dx, add_dx] = if first == i { inputs[*input] } else { [Arg::Out(Span::NONE), Arg::Int(0)] };
-                [(&x[2 + input]).into(), dx, add_dx, first.into()]
-            };
-            let none = || [(&x[2]).into(), Arg::Out(Span::NONE), Arg::Int(0), Arg::Int(-1)];
-            let mut args: Vec<Arg> = group.each(of_call, none).concat();
-            args.extend([
-                Arg::Words(bits.span()),
-                Arg::Real(group.calls[0].1.scale()),
-                (&x[0]).into(),
-                (&dz).into(),
-                dw,
-                add_dw,
-            ]);
-            args.extend([d.n, group.calls.len(), d.k, d.o].map(Arg::from));
-            args.push(gemm::math(gpu));
-            let kernel = plan.kernel(["dropout_linear_bwd_small", "dropout_linear_bwd_large"]);
-            gpu.launch("dropout_linear", kernel, plan.launch(gpu, [blocks, 1, 1]), &args);
-            add_dw = add;
-            group.calls.iter().for_each(|(input, _)| inputs[*input][1] = add);
+            let dz = dz.rows(group.from * d.n, group.calls.len() * d.n);
+            if gpu.naive() {
+                group.backward_naive(gpu, x, bits, &dz, dw, &mut inputs, d);
+            } else {
+                group.backward(gpu, x, bits, &dz, dw, &mut inputs, d);
+            }
+            dw[1] = Arg::Int(1);
+        }
+    }
+}
+
+impl Group<'_> {
+    /// Σ x̂·Wᵀ as `[parts, calls·N, O]`.
+    fn sums(&self, gpu: &Gpu, x: &[Tensor], bits: &Tensor, d: Dims) -> Tensor {
+        let rows = self.calls.len() * d.n;
+        let inputs = self.each(|_, (input, _)| &x[2 + input], || &x[2]);
+        let packed = gemm::packed(&[d.k], &[&[&x[0]], &inputs[..]].concat());
+        let plan = Plan::one(packed, rows, d.o, d.k);
+        let [down, across] = plan.tiles(rows, d.o);
+        let sums = Tensor::empty(x[0].device(), &[plan.parts, rows, d.o]);
+        let mut args = inputs.map(Arg::from).to_vec();
+        args.extend([Arg::Words(bits.span()), Arg::Real(self.scale()), (&x[0]).into(), sums.out()]);
+        args.extend([d.n, self.calls.len(), d.k, d.o, plan.chunk].map(Arg::from));
+        args.push(gemm::math(gpu));
+        let kernel = plan.kernel(["dropout_linear_fwd_small", "dropout_linear_fwd_large"]);
+        gpu.launch("dropout_linear", kernel, plan.launch(gpu, [down, across, plan.parts]), &args);
+        sums
+    }
+
+    /// From dz of the group's rows to the gradients of the weights and of the inputs, whose flags it sets for the next group.
+    #[allow(clippy::too_many_arguments)]
+    fn backward(
+        &self,
+        gpu: &Gpu,
+        x: &[Tensor],
+        bits: &Tensor,
+        dz: &Tensor,
+        [dw, add_dw]: [Arg; 2],
+        inputs: &mut [[Arg; 2]],
+        d: Dims,
+    ) {
+        let values = self.each(|_, (input, _)| &x[2 + input], || &x[2]);
+        let packed = gemm::packed(&[d.k, d.o], &[&[&x[0], dz], &values[..]].concat());
+        let plan = Plan::several(packed, &[[d.n, d.k], [d.o, d.k]]);
+        let count = |[down, across]: [usize; 2]| down * across;
+        let for_dw = if matches!(dw, Arg::Out(Span::NONE)) { 0 } else { count(plan.tiles(d.o, d.k)) };
+        let blocks = self.calls.len() * count(plan.tiles(d.n, d.k)) + for_dw;
+        let of_call = |i: usize, (input, _): &(usize, Keep)| {
+            let first = self.first(i);
+            let [dx, add_dx] = if first == i { inputs[*input] } else { [Arg::Out(Span::NONE), Arg::Int(0)] };
+            [(&x[2 + input]).into(), dx, add_dx, first.into()]
+        };
+        let none = || [(&x[2]).into(), Arg::Out(Span::NONE), Arg::Int(0), Arg::Int(-1)];
+        let mut args: Vec<Arg> = self.each(of_call, none).concat();
+        let scale = Arg::Real(self.scale());
+        args.extend([Arg::Words(bits.span()), scale, (&x[0]).into(), dz.into(), dw, add_dw]);
+        args.extend([d.n, self.calls.len(), d.k, d.o].map(Arg::from));
+        args.push(gemm::math(gpu));
+        let kernel = plan.kernel(["dropout_linear_bwd_small", "dropout_linear_bwd_large"]);
+        gpu.launch("dropout_linear", kernel, plan.launch(gpu, [blocks, 1, 1]), &args);
+        self.calls.iter().for_each(|(input, _)| inputs[*input][1] = Arg::Int(1));
+    }
+}
+
+/// The same with plain kernels, for `DOOD_CUDA_NAIVE=1`: x̂ and its gradient are written out.
+impl Group<'_> {
+    /// The dropout of a call, of `from` `[N, K]`: its input, or the gradient of its x̂.
+    fn drop_naive(&self, gpu: &Gpu, call: usize, bits: &Tensor, from: &Tensor, [to, add]: [Arg; 2], d: Dims) {
+        let bytes = size_of::<u32>() * d.n * d.k.div_ceil(32);
+        let bits = Arg::Words(Span { address: bits.span().address + (call * bytes) as u64, bytes });
+        let args = args![from, bits, to, add, d.n, d.k, Arg::Real(self.scale())];
+        gpu.launch("naive", "naive_dropout", Launch::elements(d.n * d.k), args);
+    }
+
+    /// x̂ of all calls, `[calls·N, K]`.
+    fn kept_naive(&self, gpu: &Gpu, x: &[Tensor], bits: &Tensor, d: Dims) -> Tensor {
+        let kept = Tensor::empty(x[0].device(), &[self.calls.len() * d.n, d.k]);
+        for (call, (input, _)) in self.calls.iter().enumerate() {
+            let to = [kept.rows(call * d.n, d.n).out(), Arg::Int(0)];
+            self.drop_naive(gpu, call, bits, &x[2 + input], to, d);
+        }
+        kept
+    }
+
+    fn sums_naive(&self, gpu: &Gpu, x: &[Tensor], bits: &Tensor, d: Dims) -> Tensor {
+        let kept = self.kept_naive(gpu, x, bits, d);
+        let sums = Tensor::empty(x[0].device(), &[1, self.calls.len() * d.n, d.o]);
+        let [kept, w] = [&kept, &x[0]].map(gemm::Matrix::of);
+        naive_product(gpu, kept, w.t(), [sums.out(), Arg::Int(0)]);
+        sums
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn backward_naive(
+        &self,
+        gpu: &Gpu,
+        x: &[Tensor],
+        bits: &Tensor,
+        dz: &Tensor,
+        dw: [Arg; 2],
+        inputs: &mut [[Arg; 2]],
+        d: Dims,
+    ) {
+        let kept = self.kept_naive(gpu, x, bits, d);
+        naive_product(gpu, gemm::Matrix::of(dz).t(), gemm::Matrix::of(&kept), dw);
+        for (call, (input, _)) in self.calls.iter().enumerate() {
+            if matches!(inputs[*input][0], Arg::Out(Span::NONE)) {
+                continue;
+            }
+            let (dz, dkept) = (dz.rows(call * d.n, d.n), Tensor::empty(x[0].device(), &[d.n, d.k]));
+            let [dz, w] = [&dz, &x[0]].map(gemm::Matrix::of);
+            naive_product(gpu, dz, w, [dkept.out(), Arg::Int(0)]);
+            self.drop_naive(gpu, call, bits, &dkept, inputs[*input], d);
+            inputs[*input][1] = Arg::Int(1);
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     device::on_device,
     gpu::{
         Arg, Gpu, Launch, args,
-        gemm::{self, Plan},
+        gemm::{self, Plan, naive_product},
         grad,
     },
     matmul::{Matrix, product},
@@ -129,6 +129,9 @@ pub(super) fn undo_gpu(
 
 impl Linear {
     fn forward_gpu(&self, gpu: &Gpu, cx: &Device, x: &[Tensor], y: &Tensor) {
+        if gpu.naive() {
+            return self.forward_naive(gpu, cx, x, y);
+        }
         let (n, i, o) = dims(x);
         let plan = Plan::one(gemm::packed(&[i], &[&x[0], &x[1]]), n, o, i);
         let [down, across] = plan.tiles(n, o);
@@ -144,7 +147,25 @@ impl Linear {
         }
     }
 
+    /// For `DOOD_CUDA_NAIVE=1`.
+    fn forward_naive(&self, gpu: &Gpu, cx: &Device, x: &[Tensor], y: &Tensor) {
+        let (n, _, o) = dims(x);
+        let sums = Tensor::empty(cx, &[1, n, o]);
+        naive_product(gpu, gemm::Matrix::of(&x[0]), gemm::Matrix::of(&x[1]).t(), [sums.out(), Arg::Int(0)]);
+        finish_gpu(gpu, &sums, &x[2], None, y.out(), self.0, n);
+    }
+
+    fn backward_naive(&self, gpu: &Gpu, x: &[Tensor], y: &Tensor, dy: &Tensor, slots: &mut [Option<Slot>]) {
+        let dz = undo_gpu(gpu, y, dy, self.0, None, y.shape()[0], grad(&mut slots[2]));
+        let [dz, x, w] = [&dz, &x[0], &x[1]].map(gemm::Matrix::of);
+        naive_product(gpu, dz, w, grad(&mut slots[0]));
+        naive_product(gpu, dz.t(), x, grad(&mut slots[1]));
+    }
+
     fn backward_gpu(&self, gpu: &Gpu, x: &[Tensor], y: &Tensor, dy: &Tensor, slots: &mut [Option<Slot>]) {
+        if gpu.naive() {
+            return self.backward_naive(gpu, x, y, dy, slots);
+        }
         let (n, i, o) = dims(x);
         let results = [[n, i], [o, i]];
         let wanted: Vec<[usize; 2]> = (0..2).filter(|&s| slots[s].is_some()).map(|s| results[s]).collect();

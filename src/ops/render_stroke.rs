@@ -22,7 +22,6 @@ use super::{
     stn::{Sampler, is_live},
 };
 use crate::{DType, Device, Tensor, Var, cpu, device::on_device, gpu::grad, real::Real, tape::Slot};
-use launches::Fast;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -260,7 +259,7 @@ impl Op for RenderStroke {
             });
         }, gpu => {
             bezier::check(j, self.set.samples);
-            if let Some(fast) = Fast::new(self.set, j, cx.dtype()) {
+            if let Some(fast) = self.fast(gpu, j) {
                 fast.forward(gpu, self, x, [&y, &raw, &most]);
             } else {
                 self.forward_by_parts(gpu, x, [&y, &raw, &most]);
@@ -287,7 +286,7 @@ impl Op for RenderStroke {
             add_columns(dx, &d, &[2 * j, 6, 2]);
         }, gpu => {
             let slots = [grad(&mut dx[0]), grad(&mut dx[1]), grad(&mut dx[2])];
-            if let Some(fast) = Fast::new(self.set, j, cx.dtype()) {
+            if let Some(fast) = self.fast(gpu, j) {
                 fast.backward(gpu, self, x, y, dy, slots);
             } else {
                 self.backward_by_parts(gpu, x, y, dy, slots);
@@ -306,7 +305,7 @@ impl Op for RenderStroke {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{launches::Fast, *};
     use crate::{Grads, NodeGrads, Tape, gradcheck::gradcheck_at, rng::Rng, rng::Stream};
 
     const P: [f64; 10] = [0.2, 0.2, 0.4, 0.1, 0.5, 0.5, 0.6, 0.9, 0.8, 0.7];

@@ -313,9 +313,14 @@ impl Op for Stn {
                 slot.add::<T>().iter_mut().zip(dm).for_each(|(slot, d)| *slot += d);
             }
         }, gpu => {
-            let parts = if dx[0].is_some() { (h * w).div_ceil(512).min(MOST_PARTS) } else { 0 };
+            let mut parts = if dx[0].is_some() { (h * w).div_ceil(512).min(MOST_PARTS) } else { 0 };
             let ([dimage, add_image], [dm, add_m]) = (grad(&mut dx[0]), grad(&mut dx[1]));
             let (live, [step_x, step_y]) = (Arg::input(self.live.as_ref()), sampler.steps());
+            if gpu.naive() && parts > 0 {
+                let args = args![&x[1], live, dy, dimage, add_image, n, h, w, step_x, step_y];
+                gpu.launch("stn", "stn_naive_bwd", Launch::elements(n * h * w), args);
+                parts = 0;
+            }
             let args = args![&x[0], &x[1], live, dy, dimage, add_image, dm, add_m, parts, h, w, step_x, step_y];
             gpu.launch("stn", "stn_bwd", Launch::rows(n * (parts + 1), 512), args);
         });

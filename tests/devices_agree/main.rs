@@ -1,7 +1,8 @@
 //! Every op on the GPU against the CPU: results and the gradients of all inputs, in both precisions.
 //!
 //! Without a GPU the kernels run on the stand-in driver, also in other orders of threads and blocks, which must not change a bit, and
-//! in its check mode, which watches every access to memory. `DOOD_ONLY=name` runs the cases whose name contains it.
+//! in its check mode, which watches every access to memory. Ops with optimised kernels run with their plain twins too
+//! (`DOOD_CUDA_NAIVE=1`), which are held against the same numbers. `DOOD_ONLY=name` runs the cases whose name contains it.
 #![cfg(unix)]
 
 #[path = "../common/stand_in.rs"]
@@ -200,7 +201,37 @@ fn prepare(check: bool) -> Option<stand_in::Alone> {
 }
 
 fn cuda(dtype: DType, math: MathMode) -> Device {
-    Device::cuda(0, dtype, math).unwrap_or_else(|e| panic!("{e}"))
+    open(dtype, math, false)
+}
+
+/// A device whose optimised kernels are replaced by their plain twins.
+fn naive(dtype: DType) -> Device {
+    open(dtype, MathMode::F32, true)
+}
+
+fn open(dtype: DType, math: MathMode, naive: bool) -> Device {
+    // SAFETY: the caller holds `alone`, which the other tests of this binary wait for.
+    unsafe { std::env::set_var("DOOD_CUDA_NAIVE", if naive { "1" } else { "0" }) };
+    let device = Device::cuda(0, dtype, math).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(device.to_string().contains("naive kernels"), naive, "{device}");
+    device
+}
+
+/// The ops whose optimised kernels have plain twins.
+const TWINS: [&str; 5] = ["linear", "dropout_linear", "conv_pair", "render_stroke", "stn"];
+
+/// Which of [`TWINS`] a case is about: its first word. The tensor cores have no twin.
+fn twin(case: &Case) -> Option<usize> {
+    let word = case.name.split([' ', ',']).next();
+    TWINS.iter().position(|&op| case.math == MathMode::F32 && Some(op) == word)
+}
+
+/// Runs a case and counts the kernels that it launches.
+fn counted(launches: &mut u64, case: &Case, device: &Device) -> Result<Vec<Vec<f64>>, String> {
+    let before = device.launches();
+    let found = run(case, device);
+    *launches += device.launches() - before;
+    found
 }
 
 fn part(i: usize) -> String {
@@ -214,6 +245,9 @@ fn ops_on_the_gpu_agree_with_the_cpu() {
     let mut worst = (0.0, String::new());
     let double = cuda(DType::F64, MathMode::F32);
     let single = [MathMode::F32, MathMode::Tf32, MathMode::Bf16].map(|math| cuda(DType::F32, math));
+    let (double_naive, single_naive) = (naive(DType::F64), naive(DType::F32));
+    // Per op, by its optimised kernels and by their twins.
+    let mut launches = [[0, 0]; TWINS.len()];
     let cases = cases();
     for case in &cases {
         let exact = run(case, &Device::cpu_f64()).unwrap();
@@ -240,10 +274,23 @@ fn ops_on_the_gpu_agree_with_the_cpu() {
         if case.math == MathMode::F32 {
             hold(run(case, &double), "f64", &|_| 1e-9);
         }
-        let single = &single[case.math as usize];
-        hold(run(case, single), "f32", &|i| 2.0 * distance(&cpu[i], &exact[i]) + case.allowed);
+        let of_single = |i: usize| 2.0 * distance(&cpu[i], &exact[i]) + case.allowed;
+        let mut optimised = 0;
+        hold(counted(&mut optimised, case, &single[case.math as usize]), "f32", &of_single);
+        if let Some(op) = twin(case) {
+            launches[op][0] += optimised;
+            hold(run(case, &double_naive), "f64, naive", &|_| 1e-9);
+            hold(counted(&mut launches[op][1], case, &single_naive), "f32, naive", &of_single);
+        }
     }
     println!("{} cases; closest to its limit: {:.2} of it in {}", cases.len(), worst.0, worst.1);
+    // Plain kernels are more of them: where that does not show, it was the optimised ones that ran.
+    if std::env::var_os("DOOD_ONLY").is_none() {
+        for (op, [optimised, naive]) in TWINS.iter().zip(launches) {
+            println!("{op}: {optimised} launches, {naive} of naive kernels");
+            assert!(naive > optimised && optimised > 0, "the naive kernels of {op} did not run");
+        }
+    }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
@@ -281,13 +328,15 @@ fn every_access_to_memory_is_sound() {
     }
     let mut failures = vec![];
     for case in cases() {
-        let before = stand_in::errors();
-        let device = cuda(DType::F32, case.math);
-        if let Err(why) = run(&case, &device) {
-            failures.push(format!("{}: {why}", case.name));
-        }
-        if stand_in::errors() > before {
-            failures.push(format!("{}: {}", case.name, stand_in::reports()));
+        let plain = twin(&case).map(|_| (", naive", naive(DType::F32)));
+        for (kernels, device) in [Some(("", cuda(DType::F32, case.math))), plain].into_iter().flatten() {
+            let before = stand_in::errors();
+            if let Err(why) = run(&case, &device) {
+                failures.push(format!("{}{kernels}: {why}", case.name));
+            }
+            if stand_in::errors() > before {
+                failures.push(format!("{}{kernels}: {}", case.name, stand_in::reports()));
+            }
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));

@@ -69,6 +69,11 @@ impl Fast {
 }
 
 impl RenderStroke {
+    /// The fast kernels, unless the stroke is too large for them or plain ones are asked for (`DOOD_CUDA_NAIVE=1`).
+    pub(super) fn fast(&self, gpu: &Gpu, j: usize) -> Option<Fast> {
+        if gpu.naive() { None } else { Fast::new(self.set, j, gpu.dtype()) }
+    }
+
     fn warped(&self) -> usize {
         (self.set.placement == Placement::Warp) as usize
     }

@@ -1,0 +1,208 @@
+//! The two convolutions on a GPU: which blocks they are cut into; and by plain kernels, for `DOOD_CUDA_NAIVE=1`.
+
+use super::{ConvPair, Dims};
+use crate::{
+    DType, Tensor,
+    gpu::{Arg, Gpu, Launch, Span, args, grad},
+    tape::Slot,
+};
+
+/// Numbers of channels that a block of kernels/conv_pair.cu has at a time, and columns in a strip.
+const INS: usize = 8;
+const OUTS: usize = 16;
+const STRIP: usize = 4;
+/// Elements from one row to the next in shared memory: of a and z₂, of x, of z₁.
+const ROW: usize = 52;
+const X_ROW: usize = 56;
+const Z1_ROW: usize = 60;
+
+/// The launch of conv_pair_fwd, the rows per block and the strips per row.
+fn forward_launch(gpu: &Gpu, d: &Dims) -> (Launch, usize, usize) {
+    assert!(
+        d.features().max(d.h * d.w) <= i32::MAX as usize,
+        "conv_pair: an image or its features exceed 2^31 elements"
+    );
+    let (height, strips) = (d.h - 4, (d.w - 4).div_ceil(STRIP));
+    let band = height.div_ceil(height.div_ceil(12));
+    let strips = strips.div_ceil(strips.div_ceil(12));
+    let blocks = height.div_ceil(band) * (d.w - 4).div_ceil(strips * STRIP) * d.c2.div_ceil(OUTS);
+    let wide = strips * STRIP;
+    let work = (band + 4) * X_ROW + (band + 2) * INS * ROW;
+    let shared = 10 * INS + INS * 9 * 20 + work.max(OUTS * band * wide);
+    let threads = band * strips * d.c2.min(OUTS).div_ceil(8);
+    let launch = Launch::rows(d.n * blocks, threads.next_multiple_of(32)).shared(shared * gpu.dtype().bytes());
+    (launch, band, strips)
+}
+
+/// How conv_pair_bwd is cut into blocks.
+struct BackwardPlan {
+    launch: Launch,
+    /// Rows of z₂ per tile, and parts per image, of the blocks for w₂ and b₂.
+    tall: usize,
+    parts: usize,
+    /// Rows and columns of x per tile, and tiles per image, of the blocks for x, w₁ and b₁.
+    band: usize,
+    wide: usize,
+    tiles: usize,
+}
+
+impl BackwardPlan {
+    fn new(dtype: DType, d: &Dims) -> Self {
+        // Two blocks of floats, or one of doubles, are to find room on a multiprocessor.
+        let (tall, most) = if dtype == DType::F32 { (12, 30) } else { (6, 14) };
+        // A tile that is the whole image has no halo. A thread has a strip of z₁: at most 12 strips in 32 rows.
+        let down = if d.h <= most + 4 { 1 } else { d.h.div_ceil(most) };
+        let across = if d.w <= 50 { 1 } else { d.w.div_ceil(44) };
+        let (band, wide) = (d.h.div_ceil(down), d.w.div_ceil(across));
+        let tiles = d.h.div_ceil(band) * d.w.div_ceil(wide);
+        let strips = if across == 1 { d.w - 2 } else { wide + 4 }.div_ceil(STRIP);
+
+        let chunks = d.c1.div_ceil(INS) * d.c2.div_ceil(OUTS);
+        let weight_tiles = (d.h - 4).div_ceil(tall) * (d.w - 4).div_ceil(strips * STRIP);
+        let parts = 128usize.div_ceil((d.n * chunks).max(1)).min(weight_tiles);
+
+        let of_weights = (tall + 4) * X_ROW + (tall * OUTS + (tall + 2) * INS) * ROW;
+        let of_weights = 10 * INS + OUTS + of_weights.max(strips.div_ceil(2) * OUTS * INS * 9);
+        let planes = INS * ((band + 4) * ROW).max((band + 2) * Z1_ROW);
+        let sums = INS * 10 * (1 + strips) + INS * 12 * (1 + 9);
+        let of_input = sums + band * ROW + (band + 4) * X_ROW + planes;
+
+        let blocks = d.n * (parts * chunks + tiles);
+        let launch = Launch::rows(blocks, 32 * strips).shared(of_weights.max(of_input) * dtype.bytes());
+        BackwardPlan { launch, tall, parts, band, wide, tiles }
+    }
+}
+
+impl ConvPair {
+    fn live(&self, n: usize) -> Arg {
+        assert!(self.live.as_ref().is_none_or(|live| live.len() == n), "one entry of `live` per row");
+        Arg::input(self.live.as_ref())
+    }
+
+    pub(super) fn forward_gpu(&self, gpu: &Gpu, x: &[Tensor], y: &Tensor) {
+        if gpu.naive() {
+            return self.forward_naive(gpu, x, y);
+        }
+        let d = Dims::of(x);
+        let (launch, band, strips) = forward_launch(gpu, &d);
+        let live = self.live(d.n);
+        let args = args![&x[0], &x[1], &x[2], &x[3], &x[4], live, y.out(), d.h, d.w, d.c1, d.c2, band, strips];
+        gpu.launch("conv_pair", "conv_pair_fwd", launch, args);
+    }
+
+    pub(super) fn backward_gpu(&self, gpu: &Gpu, x: &[Tensor], y: &Tensor, dy: &Tensor, slots: &mut [Option<Slot>]) {
+        if gpu.naive() {
+            return self.backward_naive(gpu, x, y, dy, slots);
+        }
+        let (d, cx) = (Dims::of(x), y.device());
+        let plan = BackwardPlan::new(gpu.dtype(), &d);
+        let second = d.c2 * d.c1 * 9 + d.c2;
+        let (rows2, rows1) = (d.n * plan.parts, d.n * plan.tiles);
+        let (sums2, sums1) = (Tensor::empty(cx, &[rows2, second]), Tensor::empty(cx, &[rows1, d.c1 * 10]));
+        let [image, add] = grad(&mut slots[0]);
+        let args = args![
+            &x[0],
+            &x[1],
+            &x[2],
+            &x[3],
+            self.live(d.n),
+            y,
+            dy,
+            image,
+            add,
+            sums2.out(),
+            sums1.out(),
+            d.n,
+            d.h,
+            d.w,
+            d.c1,
+            d.c2,
+            plan.tall,
+            plan.parts,
+            plan.band,
+            plan.wide,
+        ];
+        gpu.launch("conv_pair", "conv_pair_bwd", plan.launch, args);
+        let [[dw1, add1], [db1, add2], [dw2, add3], [db2, add4]] = [1, 2, 3, 4].map(|i| grad(&mut slots[i]));
+        let launch = Launch::rows(second.div_ceil(32) + (d.c1 * 10).div_ceil(32), 256);
+        let args = args![&sums2, &sums1, dw1, add1, db1, add2, dw2, add3, db2, add4, d.c1, d.c2, rows2, rows1];
+        gpu.launch("conv_pair", "conv_pair_sum", launch, args);
+    }
+}
+
+/// One of the two convolutions with its ReLU, by plain kernels.
+struct Layer {
+    images: usize,
+    ins: usize,
+    outs: usize,
+    height: usize,
+    width: usize,
+}
+
+impl Layer {
+    /// Of the first or the second convolution.
+    fn both(d: &Dims) -> [Self; 2] {
+        [
+            Layer { images: d.n, ins: 1, outs: d.c1, height: d.h, width: d.w },
+            Layer { images: d.n, ins: d.c1, outs: d.c2, height: d.h - 2, width: d.w - 2 },
+        ]
+    }
+
+    /// Elements of x and of y.
+    fn elements(&self) -> [usize; 2] {
+        let Layer { images, ins, outs, height, width } = *self;
+        [images * ins * height * width, images * outs * (height - 2) * (width - 2)]
+    }
+
+    fn sizes(&self) -> [Arg; 5] {
+        [self.images, self.ins, self.outs, self.height, self.width].map(Arg::from)
+    }
+
+    fn forward(&self, gpu: &Gpu, [x, w, b]: [&Tensor; 3], live: Arg, y: &Tensor) {
+        let args = [&args![x, w, b, live, y.out()][..], &self.sizes()].concat();
+        gpu.launch("naive", "naive_conv_fwd", Launch::elements(self.elements()[1]), &args);
+    }
+
+    /// Images that are not live need no mention: their y is 0, and nothing goes back through that.
+    fn backward(&self, gpu: &Gpu, [x, w, y, dy]: [&Tensor; 4], [dx, dw, db]: [[Arg; 2]; 3]) {
+        let wanted = |[to, _]: [Arg; 2]| !matches!(to, Arg::Out(Span::NONE));
+        let launch = |kernel, n, args: &[Arg], sizes: &[Arg]| {
+            gpu.launch("naive", kernel, Launch::elements(n), &[args, sizes].concat());
+        };
+        if wanted(dx) {
+            launch("naive_conv_bwd_input", self.elements()[0], args![w, y, dy, dx[0], dx[1]], &self.sizes());
+        }
+        if wanted(dw) {
+            let weights = self.outs * self.ins * 9;
+            launch("naive_conv_bwd_weights", weights, args![x, y, dy, dw[0], dw[1]], &self.sizes());
+        }
+        if wanted(db) {
+            let sizes = [self.images, self.outs, self.height - 2, self.width - 2].map(Arg::from);
+            launch("naive_conv_bwd_bias", self.outs, args![y, dy, db[0], db[1]], &sizes);
+        }
+    }
+}
+
+impl ConvPair {
+    /// a, the result of the first convolution.
+    fn first_naive(&self, gpu: &Gpu, x: &[Tensor], layer: &Layer) -> Tensor {
+        let a = Tensor::empty(x[0].device(), &[layer.elements()[1]]);
+        layer.forward(gpu, [&x[0], &x[1], &x[2]], self.live(layer.images), &a);
+        a
+    }
+
+    fn forward_naive(&self, gpu: &Gpu, x: &[Tensor], y: &Tensor) {
+        let [first, second] = Layer::both(&Dims::of(x));
+        let a = self.first_naive(gpu, x, &first);
+        second.forward(gpu, [&a, &x[3], &x[4]], self.live(second.images), y);
+    }
+
+    fn backward_naive(&self, gpu: &Gpu, x: &[Tensor], y: &Tensor, dy: &Tensor, slots: &mut [Option<Slot>]) {
+        let [first, second] = Layer::both(&Dims::of(x));
+        let [dx, dw1, db1, dw2, db2] = [0, 1, 2, 3, 4].map(|i| grad(&mut slots[i]));
+        let a = self.first_naive(gpu, x, &first);
+        let da = Tensor::empty(y.device(), a.shape());
+        second.backward(gpu, [&a, &x[3], y, dy], [[da.out(), Arg::Int(0)], dw2, db2]);
+        first.backward(gpu, [&x[0], &x[1], &a, &da], [dx, dw1, db1]);
+    }
+}
