@@ -8,7 +8,7 @@
 # Each step has a time limit, and one that fails does not stop the others. The exit code is 0 if all of them are well.
 #   GPU_CHECK_SECONDS=1440    time for everything
 #   GPU_CHECK_PARTS="tests training sanitizer benches peer profile"   what to run, by default all of it
-#   GPU_CHECK_STAND_IN=DIR    no GPU: the driver and NVRTC of DIR (built by the tests in target/tmp/stand_in_driver), tiny sizes and no
+#   GPU_CHECK_STAND_IN=DIR    no GPU: the driver and NVRTC of DIR (the tests build them in a folder of target/tmp/stand_in_driver), tiny sizes and no
 #                             tools that need a GPU; shows that this script works
 set -uo pipefail
 [ $# = 2 ] || [ $# = 3 ] || { sed -n 2,7p "$0"; exit 2; }
@@ -176,10 +176,8 @@ if wanted benches "Benches"; then
             done
         done
     done
-fi
-
-if wanted benches "A captured step whose kernels all wait for the one before"; then
-    step 45 "step ${batches[0]} f32 captured, chain" env DOOD_CUDA_GRAPH=chain "$bundle/bin/step" --device cuda "${small[@]}" \
+    # What it brings that a kernel waits only for those whose results it needs.
+    step 45 "step ${batches[0]} f32 captured as a chain" env DOOD_CUDA_GRAPH=chain "$bundle/bin/step" --device cuda "${small[@]}" \
         --batch "${batches[0]}" --captured --json
 fi
 

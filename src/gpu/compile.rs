@@ -82,7 +82,9 @@ pub fn assemble(file: &str, text: &str) -> String {
 /// NVRTC's options for an architecture (`sm_90a`, or `compute_90` for PTX) and a number type.
 pub fn options(architecture: &str, dtype: DType) -> Vec<String> {
     let real = if dtype == DType::F32 { "float" } else { "double" };
-    vec!["--std=c++17".into(), format!("-DREAL={real}"), format!("--gpu-architecture={architecture}")]
+    // Source lines let compute-sanitizer and the profilers say where; they cost nothing at run time.
+    let architecture = format!("--gpu-architecture={architecture}");
+    vec!["--std=c++17".into(), "--generate-line-info".into(), format!("-DREAL={real}"), architecture]
 }
 
 /// What kernels are compiled for.

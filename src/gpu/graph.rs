@@ -130,6 +130,11 @@ impl Gpu {
         }
     }
 
+    fn set_clock(&self, clock: &Memory, steps: u64) {
+        let to = args![Arg::Wide(steps), Arg::WordsOut(clock.span())];
+        self.launch("step", "set_clock", Launch::rows(1, 32), to);
+    }
+
     /// Captures what `step` launches, instead of running it. The same step must have run just before, so that its kernels are
     /// loaded and its memory is known.
     ///
@@ -142,6 +147,11 @@ impl Gpu {
         let arena = self.state().arena.alike(&self.context);
         let arena = arena.map_err(|_| self.out_of_memory("capture", self.state().arena.asked()))?;
         let clock = Memory::new(&self.context, ALIGN).map_err(failed)?;
+        let tick = || self.launch("step", "tick", Launch::rows(1, 32), args![Arg::WordsOut(clock.span())]);
+        // All kernels have run before the capture, so that nothing has to be loaded during it.
+        self.set_clock(&clock, 0);
+        tick();
+        self.check()?;
         let eager = {
             let mut state = self.state();
             (state.recording, state.clock) = (Some(Recording::default()), clock.span());
@@ -151,7 +161,7 @@ impl Gpu {
         let began = self.stream.begin_capture(mode).map_err(failed);
         if began.is_ok() {
             step();
-            self.launch("step", "tick", Launch::rows(1, 32), args![Arg::WordsOut(clock.span())]);
+            tick();
         }
         let ended = began.and_then(|()| self.stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(failed));
         let (arena, recording) = {
@@ -180,8 +190,7 @@ impl Graph {
     /// # Errors
     /// What the driver says. Errors of kernels come out of the next [`Gpu::check`].
     pub fn replay(&mut self, from: u64, times: usize) -> Result<()> {
-        let set = args![Arg::Wide(from), Arg::WordsOut(self.clock.span())];
-        self.gpu.launch("step", "set_clock", Launch::rows(1, 32), set);
+        self.gpu.set_clock(&self.clock, from);
         for _ in 0..times {
             self.graph
                 .launch()
