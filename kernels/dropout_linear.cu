@@ -127,13 +127,14 @@ struct Input {
     int add, first;
 };
 
-// Two kinds of blocks: tiles of dx for each call, then tiles of dW = dzᵀ·x̂.
+// Two kinds of blocks: tiles of dx for each call, then tiles of dW = dzᵀ·x̂. A launch has those from `block` on.
 template <class Tile>
 __device__ __forceinline__ void backward(const Kept<Tile::PACKED>& kept, const REAL* w, const REAL* dz, Input in0, Input in1, Input in2,
-                                         Input in3, REAL* dw, int add_dw, int outputs, int math) {
+                                         Input in3, REAL* dw, int add_dw, int block, int outputs, int math) {
     REAL* shared = shared_memory();
     int images = kept.images, columns = kept.stride, calls = kept.calls;
-    int across = tiles(columns, Tile::BN), down = tiles(images, Tile::BM), for_dx = calls * down * across, block = blockIdx.x;
+    int across = tiles(columns, Tile::BN), down = tiles(images, Tile::BM), for_dx = calls * down * across;
+    block += blockIdx.x;
     if (block < for_dx) {
         int call = block / (down * across), m = block % down * Tile::BM, i = block / down % across * Tile::BN;
         Input input = of_call(call, in0, in1, in2, in3);
@@ -162,10 +163,10 @@ dropout_linear_bwd_small(const REAL* __restrict__ x0, REAL* dx0, int add0, int f
                          const REAL* __restrict__ x2, REAL* dx2, int add2, int first2,
                          const REAL* __restrict__ x3, REAL* dx3, int add3, int first3,
                          const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w, const REAL* __restrict__ dz,
-                         REAL* dw, int add_dw, int images, int calls, int inputs, int outputs, int math) {
+                         REAL* dw, int add_dw, int block, int images, int calls, int inputs, int outputs, int math) {
     Kept<false> kept{x0, x1, x2, x3, scale, bits, images, calls, inputs, inputs};
     backward<Small>(kept, w, dz, Input{dx0, add0, first0}, Input{dx1, add1, first1}, Input{dx2, add2, first2}, Input{dx3, add3, first3},
-                    dw, add_dw, outputs, math);
+                    dw, add_dw, block, outputs, math);
 }
 
 KERNEL __launch_bounds__(256, 2)
@@ -174,8 +175,8 @@ dropout_linear_bwd_large(const REAL* __restrict__ x0, REAL* dx0, int add0, int f
                          const REAL* __restrict__ x2, REAL* dx2, int add2, int first2,
                          const REAL* __restrict__ x3, REAL* dx3, int add3, int first3,
                          const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w, const REAL* __restrict__ dz,
-                         REAL* dw, int add_dw, int images, int calls, int inputs, int outputs, int math) {
+                         REAL* dw, int add_dw, int block, int images, int calls, int inputs, int outputs, int math) {
     Kept<true> kept{x0, x1, x2, x3, scale, bits, images, calls, inputs, inputs};
     backward<Wide>(kept, w, dz, Input{dx0, add0, first0}, Input{dx1, add1, first1}, Input{dx2, add2, first2}, Input{dx3, add3, first3},
-                    dw, add_dw, outputs, math);
+                    dw, add_dw, block, outputs, math);
 }

@@ -33,6 +33,11 @@ impl Arg {
         Arg::In(tensor.map_or(Span::NONE, Tensor::span))
     }
 
+    /// Whether it is a null pointer to an output: a gradient that nobody wants.
+    pub fn is_null(self) -> bool {
+        matches!(self, Arg::Out(Span::NONE))
+    }
+
     /// How a kernel declares it.
     fn declaration(self) -> &'static str {
         match self {

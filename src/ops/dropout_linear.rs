@@ -271,6 +271,9 @@ impl DropoutLinear {
     }
 }
 
+/// The gradient that nobody wants.
+const NOWHERE: [Arg; 2] = [Arg::Out(Span::NONE), Arg::Int(0)];
+
 impl Group<'_> {
     /// Σ x̂·Wᵀ as `[parts, calls·N, O]`.
     fn sums(&self, gpu: &Gpu, x: &[Tensor], bits: &Tensor, d: Dims) -> Tensor {
@@ -297,29 +300,37 @@ impl Group<'_> {
         x: &[Tensor],
         bits: &Tensor,
         dz: &Tensor,
-        [dw, add_dw]: [Arg; 2],
+        dw: [Arg; 2],
         inputs: &mut [[Arg; 2]],
         d: Dims,
     ) {
         let values = self.each(|_, (input, _)| &x[2 + input], || &x[2]);
         let packed = gemm::packed(&[d.k, d.o], &[&[&x[0], dz], &values[..]].concat());
         let plan = Plan::several(packed, &[[d.n, d.k], [d.o, d.k]]);
-        let count = |[down, across]: [usize; 2]| down * across;
-        let for_dw = if matches!(dw, Arg::Out(Span::NONE)) { 0 } else { count(plan.tiles(d.o, d.k)) };
-        let blocks = self.calls.len() * count(plan.tiles(d.n, d.k)) + for_dw;
-        let of_call = |i: usize, (input, _): &(usize, Keep)| {
-            let first = self.first(i);
-            let [dx, add_dx] = if first == i { inputs[*input] } else { [Arg::Out(Span::NONE), Arg::Int(0)] };
-            [(&x[2 + input]).into(), dx, add_dx, first.into()]
+        let blocks = |rows, columns| plan.tiles(rows, columns).iter().product::<usize>();
+        let [for_dx, for_dw] = [self.calls.len() * blocks(d.n, d.k), blocks(d.o, d.k)];
+        let launch = |inputs: &[[Arg; 2]], dw: [Arg; 2], first: usize, blocks: usize| {
+            let of_call = |i: usize, (input, _): &(usize, Keep)| {
+                let first = self.first(i);
+                let [dx, add_dx] = if first == i { inputs[*input] } else { NOWHERE };
+                [(&x[2 + input]).into(), dx, add_dx, first.into()]
+            };
+            let none = || [(&x[2]).into(), NOWHERE[0], NOWHERE[1], Arg::Int(-1)];
+            let mut args: Vec<Arg> = self.each(of_call, none).concat();
+            let scale = Arg::Real(self.scale());
+            args.extend([Arg::Words(bits.span()), scale, (&x[0]).into(), dz.into(), dw[0], dw[1]]);
+            args.extend([first, d.n, self.calls.len(), d.k, d.o].map(Arg::from));
+            args.push(gemm::math(gpu));
+            let kernel = plan.kernel(["dropout_linear_bwd_small", "dropout_linear_bwd_large"]);
+            gpu.launch("dropout_linear", kernel, plan.launch(gpu, [blocks, 1, 1]), &args);
         };
-        let none = || [(&x[2]).into(), Arg::Out(Span::NONE), Arg::Int(0), Arg::Int(-1)];
-        let mut args: Vec<Arg> = self.each(of_call, none).concat();
-        let scale = Arg::Real(self.scale());
-        args.extend([Arg::Words(bits.span()), scale, (&x[0]).into(), dz.into(), dw, add_dw]);
-        args.extend([d.n, self.calls.len(), d.k, d.o].map(Arg::from));
-        args.push(gemm::math(gpu));
-        let kernel = plan.kernel(["dropout_linear_bwd_small", "dropout_linear_bwd_large"]);
-        gpu.launch("dropout_linear", kernel, plan.launch(gpu, [blocks, 1, 1]), &args);
+        // Two launches: in a captured step, what waits for dx shall not wait for dW.
+        if self.calls.iter().any(|(input, _)| !inputs[*input][0].is_null()) {
+            launch(inputs, NOWHERE, 0, for_dx);
+        }
+        if !dw[0].is_null() {
+            launch(&vec![NOWHERE; inputs.len()], dw, for_dx, for_dw);
+        }
         self.calls.iter().for_each(|(input, _)| inputs[*input][1] = Arg::Int(1));
     }
 }
@@ -366,7 +377,7 @@ impl Group<'_> {
         let kept = self.kept_naive(gpu, x, bits, d);
         naive_product(gpu, gemm::Matrix::of(dz).t(), gemm::Matrix::of(&kept), dw);
         for (call, (input, _)) in self.calls.iter().enumerate() {
-            if matches!(inputs[*input][0], Arg::Out(Span::NONE)) {
+            if inputs[*input][0].is_null() {
                 continue;
             }
             let (dz, dkept) = (dz.rows(call * d.n, d.n), Tensor::empty(x[0].device(), &[d.n, d.k]));
