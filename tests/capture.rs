@@ -165,6 +165,24 @@ fn memory_is_flat_from_the_second_step_on() {
 }
 
 #[test]
+fn every_access_of_a_training_step_is_sound() {
+    let Some(_alone) = prepare() else { return };
+    if !stand_in::is_stand_in() {
+        return println!("skipped: on a real GPU compute-sanitizer does this");
+    }
+    stand_in::set_check(true);
+    // SAFETY: the other tests of this binary wait for `prepare`.
+    unsafe { std::env::set_var("DOOD_CACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels-checked")) };
+    let before = stand_in::errors();
+    let mut trainer = trainer(&cuda(DType::F32), Placement::Warp);
+    // Op by op, captured, replayed, and the smaller batch at the end of an epoch.
+    let done = trainer.run_steps(6);
+    stand_in::set_check(false);
+    assert_eq!(stand_in::errors(), before, "{}", stand_in::reports());
+    assert_eq!(done.unwrap().len(), 6);
+}
+
+#[test]
 fn a_resumed_run_equals_one_that_never_stopped() {
     let Some(_alone) = prepare() else { return };
     let device = cuda(DType::F32);
