@@ -81,14 +81,20 @@ fn run() -> dood::Result<()> {
     );
     let graph = trainer.graph();
     if let Some(graph) = graph {
-        println!("a graph of {} nodes, at most {} of them in a row", graph.nodes, graph.longest_chain);
+        let gigabytes = graph.bytes as f64 / 1e9;
+        println!(
+            "a graph of {} nodes, at most {} of them in a row; they are given {gigabytes:.2} GB to read or write, {:.0} GB/s",
+            graph.nodes,
+            graph.longest_chain,
+            1e3 * gigabytes / median,
+        );
     }
     if arguments.flag("--json") {
         let figures = serde_json::json!({
             "bench": "step", "program": "dood", "device": device.to_string(), "mode": mode, "preset": preset.to_string(), "placement": placement, "batch": batch,
             "math": arguments.value("--math").unwrap_or("f32"), "strokes": strokes, "ms": median, "fastest_ms": fastest,
             "images_per_second": images_per_second, "gflops": gflops, "step_memory": device.step_memory(),
-            "nodes": graph.map(|g| g.nodes), "longest_chain": graph.map(|g| g.longest_chain),
+            "nodes": graph.map(|g| g.nodes), "longest_chain": graph.map(|g| g.longest_chain), "bytes": graph.map(|g| g.bytes),
         });
         println!("{figures}");
     }

@@ -16,6 +16,13 @@ struct alignas(16) Pack {
 };
 #define PACK ((int)(16 / sizeof(REAL)))
 
+// Inputs whose number is known at run time, by value; null pointers in the places beyond them. A kernel takes it as
+// `const __grid_constant__ Table`, so that no thread makes a copy of it.
+#define TABLE 8
+struct Table {
+    const REAL* at[TABLE];
+};
+
 __device__ __forceinline__ REAL real(double x) { return (REAL)x; }
 
 // out[i] = g, or out[i] += g.

@@ -2,7 +2,7 @@
 
 // Dropout as one bit per element: [calls·images, words] with 32 columns in a word, all 0 in rows that are not live. So the products
 // draw no random numbers, and x̂, which is many times larger, is never written. A launch serves up to four calls
-// of one rate.
+// of one rate, that for the weights' gradient up to TABLE.
 
 struct Wide : Large {
     static constexpr int UNROLL = 1;  // x̂ needs some registers too
@@ -70,9 +70,8 @@ __device__ __forceinline__ unsigned kept_bits(const unsigned* bits, int row, int
 
 // x̂, as a source: row `call·images + image` is the call's input, scaled, where its bits are 1.
 template <bool PACKED> struct Kept {
-    const REAL *x0, *x1, *x2, *x3;
+    const Table &x, &bits;
     REAL scale;
-    const unsigned* bits;
     int images, calls, columns, stride;
 
     struct Held {
@@ -81,10 +80,11 @@ template <bool PACKED> struct Kept {
     };
 
     __device__ __forceinline__ void fetch(int row, int column, Held& held) const {
-        int call = (row >= images) + (row >= 2 * images) + (row >= 3 * images);
-        bool inside = row < calls * images && column < columns;
-        Rows<PACKED>(of_call(call, x0, x1, x2, x3), inside ? images : 0, columns, stride).fetch(row - call * images, column, held.x);
-        held.bits = inside ? kept_bits(bits, row, column, stride) : 0;
+        int call = row / images;
+        bool inside = call < calls && column < columns;
+        row -= call * images;
+        Rows<PACKED>(x.at[inside ? call : 0], inside ? images : 0, columns, stride).fetch(row, column, held.x);
+        held.bits = inside ? kept_bits((const unsigned*)bits.at[call], row, column, stride) : 0;
     }
 
     __device__ __forceinline__ void value(const Held& held, REAL out[4]) const {
@@ -104,79 +104,98 @@ __device__ __forceinline__ void forward(Kept<Tile::PACKED> kept, const REAL* w, 
     write_tile<Tile>(shared, m, o, part, rows, outputs, 0, [&](int, int, REAL sum) { return sum; });
 }
 
-KERNEL __launch_bounds__(256)
-dropout_linear_fwd_small(const REAL* __restrict__ x0, const REAL* __restrict__ x1, const REAL* __restrict__ x2,
-                         const REAL* __restrict__ x3, const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w,
+KERNEL __launch_bounds__(256, 1)
+dropout_linear_fwd_small(const __grid_constant__ Table x, const __grid_constant__ Table bits, REAL scale, const REAL* __restrict__ w,
                          REAL* __restrict__ sums, int images, int calls, int inputs, int outputs, int chunk, int math) {
-    Kept<false> kept{x0, x1, x2, x3, scale, bits, images, calls, inputs, inputs};
-    forward<Small>(kept, w, sums, outputs, chunk, math);
+    forward<Small>({x, bits, scale, images, calls, inputs, inputs}, w, sums, outputs, chunk, math);
 }
 
 KERNEL __launch_bounds__(256, 2)
-dropout_linear_fwd_large(const REAL* __restrict__ x0, const REAL* __restrict__ x1, const REAL* __restrict__ x2,
-                         const REAL* __restrict__ x3, const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w,
+dropout_linear_fwd_large(const __grid_constant__ Table x, const __grid_constant__ Table bits, REAL scale, const REAL* __restrict__ w,
                          REAL* __restrict__ sums, int images, int calls, int inputs, int outputs, int chunk, int math) {
-    Kept<true> kept{x0, x1, x2, x3, scale, bits, images, calls, inputs, inputs};
-    forward<Wide>(kept, w, sums, outputs, chunk, math);
+    forward<Wide>({x, bits, scale, images, calls, inputs, inputs}, w, sums, outputs, chunk, math);
 }
 
-// Where a call's gradient goes. That of an input with several calls is written by the blocks of the first of them, one call after
-// the other: `first` is that call, and the others' `out` is null.
+// Where a call's gradient goes, and which calls read the same input, a bit for each: the blocks of the first of them write the sum
+// of all, one after the other; those of the others have nothing to do.
 struct Input {
     REAL* out;
-    int add, first;
+    int add;
+    unsigned calls;
 };
 
-// Two kinds of blocks: tiles of dx for each call, then tiles of dW = dzᵀ·x̂. A launch has those from `block` on.
+// Tiles of dx = dz·W of each call, where its bits are 1.
 template <class Tile>
-__device__ __forceinline__ void backward(const Kept<Tile::PACKED>& kept, const REAL* w, const REAL* dz, Input in0, Input in1, Input in2,
-                                         Input in3, REAL* dw, int add_dw, int block, int outputs, int math) {
+__device__ __forceinline__ void backward(const unsigned* bits, REAL scale, const REAL* w, const REAL* dz, Input in0, Input in1,
+                                         Input in2, Input in3, int images, int columns, int outputs, int math) {
     REAL* shared = shared_memory();
-    int images = kept.images, columns = kept.stride, calls = kept.calls;
-    int across = tiles(columns, Tile::BN), down = tiles(images, Tile::BM), for_dx = calls * down * across;
-    block += blockIdx.x;
-    if (block < for_dx) {
-        int call = block / (down * across), m = block % down * Tile::BM, i = block / down % across * Tile::BN;
-        Input input = of_call(call, in0, in1, in2, in3);
-        if (!input.out) return;
-        for (int other = call; other < calls; other++) {
-            if (of_call(other, in0.first, in1.first, in2.first, in3.first) != call) continue;
-            Rows<Tile::PACKED> rows(dz + (long long)other * images * outputs, images, outputs, outputs);
-            product<Tile, true, false>(math, rows, Rows<Tile::PACKED>(w, outputs, columns, columns), m, i, 0, outputs, shared);
-            write_tile<Tile>(shared, m, i, input.out, images, columns, input.add || other > call, [&](int image, int column, REAL sum) {
-                return kept_bits(kept.bits, other * images + image, column, columns) & 1 ? sum * kept.scale : (REAL)0;
-            });
-            __syncthreads();  // the next product stages its operands where the tile is
-        }
-    } else {
-        block -= for_dx;
-        int o = block % tiles(outputs, Tile::BM) * Tile::BM, i = block / tiles(outputs, Tile::BM) * Tile::BN;
-        Rows<Tile::PACKED> rows(dz, calls * images, outputs, outputs);
-        product<Tile, false, false>(math, rows, kept, o, i, 0, calls * images, shared);
-        write_tile<Tile>(shared, o, i, dw, outputs, columns, add_dw, [](int, int, REAL sum) { return sum; });
+    int across = tiles(columns, Tile::BN), down = tiles(images, Tile::BM), block = blockIdx.x;
+    int call = block / (down * across), m = block % down * Tile::BM, i = block / down % across * Tile::BN;
+    Input input = of_call(call, in0, in1, in2, in3);
+    if (!input.out) return;
+    for (unsigned left = input.calls; left; left &= left - 1) {
+        int other = __ffs(left) - 1;
+        const unsigned* kept = bits + (long long)other * images * ((columns + 31) / 32);
+        Rows<Tile::PACKED> rows(dz + (long long)other * images * outputs, images, outputs, outputs);
+        product<Tile, true, false>(math, rows, Rows<Tile::PACKED>(w, outputs, columns, columns), m, i, 0, outputs, shared);
+        write_tile<Tile>(shared, m, i, input.out, images, columns, input.add || other > call, [&](int image, int column, REAL sum) {
+            return kept_bits(kept, image, column, columns) & 1 ? sum * scale : (REAL)0;
+        });
+        __syncthreads();  // the next product stages its operands where the tile is
     }
 }
 
 KERNEL __launch_bounds__(256, 1)
-dropout_linear_bwd_small(const REAL* __restrict__ x0, REAL* dx0, int add0, int first0,
-                         const REAL* __restrict__ x1, REAL* dx1, int add1, int first1,
-                         const REAL* __restrict__ x2, REAL* dx2, int add2, int first2,
-                         const REAL* __restrict__ x3, REAL* dx3, int add3, int first3,
+dropout_linear_bwd_small(REAL* dx0, int add0, unsigned calls0, REAL* dx1, int add1, unsigned calls1,
+                         REAL* dx2, int add2, unsigned calls2, REAL* dx3, int add3, unsigned calls3,
                          const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w, const REAL* __restrict__ dz,
-                         REAL* dw, int add_dw, int block, int images, int calls, int inputs, int outputs, int math) {
-    Kept<false> kept{x0, x1, x2, x3, scale, bits, images, calls, inputs, inputs};
-    backward<Small>(kept, w, dz, Input{dx0, add0, first0}, Input{dx1, add1, first1}, Input{dx2, add2, first2}, Input{dx3, add3, first3},
-                    dw, add_dw, block, outputs, math);
+                         int images, int inputs, int outputs, int math) {
+    backward<Small>(bits, scale, w, dz, Input{dx0, add0, calls0}, Input{dx1, add1, calls1}, Input{dx2, add2, calls2},
+                    Input{dx3, add3, calls3}, images, inputs, outputs, math);
 }
 
 KERNEL __launch_bounds__(256, 2)
-dropout_linear_bwd_large(const REAL* __restrict__ x0, REAL* dx0, int add0, int first0,
-                         const REAL* __restrict__ x1, REAL* dx1, int add1, int first1,
-                         const REAL* __restrict__ x2, REAL* dx2, int add2, int first2,
-                         const REAL* __restrict__ x3, REAL* dx3, int add3, int first3,
+dropout_linear_bwd_large(REAL* dx0, int add0, unsigned calls0, REAL* dx1, int add1, unsigned calls1,
+                         REAL* dx2, int add2, unsigned calls2, REAL* dx3, int add3, unsigned calls3,
                          const unsigned* __restrict__ bits, REAL scale, const REAL* __restrict__ w, const REAL* __restrict__ dz,
-                         REAL* dw, int add_dw, int block, int images, int calls, int inputs, int outputs, int math) {
-    Kept<true> kept{x0, x1, x2, x3, scale, bits, images, calls, inputs, inputs};
-    backward<Wide>(kept, w, dz, Input{dx0, add0, first0}, Input{dx1, add1, first1}, Input{dx2, add2, first2}, Input{dx3, add3, first3},
-                    dw, add_dw, block, outputs, math);
+                         int images, int inputs, int outputs, int math) {
+    backward<Wide>(bits, scale, w, dz, Input{dx0, add0, calls0}, Input{dx1, add1, calls1}, Input{dx2, add2, calls2},
+                   Input{dx3, add3, calls3}, images, inputs, outputs, math);
+}
+
+// dz of several calls below each other, as a source.
+template <bool PACKED> struct Calls : Rows<PACKED> {
+    const Table& dz;
+    int images, calls;
+
+    __device__ __forceinline__ Calls(const Table& dz, int images, int calls, int columns)
+        : Rows<PACKED>(dz.at[0], images, columns, columns), dz(dz), images(images), calls(calls) {}
+
+    __device__ __forceinline__ void fetch(int row, int column, typename Rows<PACKED>::Held& held) const {
+        int call = row / images, columns = this->columns;
+        bool inside = call < calls;
+        Rows<PACKED>(dz.at[inside ? call : 0], inside ? images : 0, columns, columns).fetch(row - call * images, column, held);
+    }
+};
+
+// Tiles of dW = Σ dzᵀ·x̂ over all rows of up to TABLE calls.
+template <class Tile>
+__device__ __forceinline__ void weights(const Kept<Tile::PACKED>& kept, const Table& dz, REAL* dw, int add_dw, int outputs, int math) {
+    REAL* shared = shared_memory();
+    int down = tiles(outputs, Tile::BM), o = blockIdx.x % down * Tile::BM, i = blockIdx.x / down * Tile::BN;
+    Calls<Tile::PACKED> rows(dz, kept.images, kept.calls, outputs);
+    product<Tile, false, false>(math, rows, kept, o, i, 0, kept.calls * kept.images, shared);
+    write_tile<Tile>(shared, o, i, dw, outputs, kept.stride, add_dw, [](int, int, REAL sum) { return sum; });
+}
+
+KERNEL __launch_bounds__(256, 1)
+dropout_linear_weights_small(const __grid_constant__ Table x, const __grid_constant__ Table bits, const __grid_constant__ Table dz,
+                             REAL scale, REAL* dw, int add_dw, int images, int calls, int inputs, int outputs, int math) {
+    weights<Small>({x, bits, scale, images, calls, inputs, inputs}, dz, dw, add_dw, outputs, math);
+}
+
+KERNEL __launch_bounds__(256, 2)
+dropout_linear_weights_large(const __grid_constant__ Table x, const __grid_constant__ Table bits, const __grid_constant__ Table dz,
+                             REAL scale, REAL* dw, int add_dw, int images, int calls, int inputs, int outputs, int math) {
+    weights<Wide>({x, bits, scale, images, calls, inputs, inputs}, dz, dw, add_dw, outputs, math);
 }

@@ -16,7 +16,7 @@ pub(crate) use arena::{Block, Span};
 pub use compile::{SOURCES, assemble, options};
 pub(crate) use graph::Graph;
 pub use graph::GraphSize;
-pub(crate) use launch::{Arg, Launch, args, grad};
+pub(crate) use launch::{Arg, Launch, TABLE, args, grad};
 pub(crate) use open::is_available;
 
 use crate::{DType, Error, Result};

@@ -9,7 +9,7 @@ use crate::{
     profile,
     real::Real,
 };
-use std::cell::RefCell;
+use std::{any::Any, cell::RefCell};
 
 /// One training or evaluation step. Dropping it frees every activation.
 pub struct Tape<'p> {
@@ -230,9 +230,10 @@ impl<'p> Tape<'p> {
                 });
             }
         }
-        for (i, node) in nodes.iter().enumerate() {
-            if node.op.is_none() && node.param.is_none() && node.wants_grad {
-                kept[i] = sums[i].take().map(Slot::into_tensor);
+        for (i, node) in nodes.iter().enumerate().filter(|(_, node)| node.op.is_none() && node.wants_grad) {
+            match (sums[i].take(), node.param) {
+                (Some(mut slot), Some(_)) => slot.settle(),
+                (slot, _) => kept[i] = slot.map(Slot::into_tensor),
             }
         }
         NodeGrads(kept)
@@ -284,6 +285,14 @@ pub struct Slot<'a> {
     memory: Memory<'a>,
     /// Nothing has been written yet: the first writer overwrites, so that no sum is zero-filled for nothing.
     fresh: bool,
+    /// Contributions that are known, but not yet formed.
+    late: Option<Box<dyn Late>>,
+}
+
+/// Contributions to a gradient that cost less when they are formed together: once enough of them are known, or all.
+pub(crate) trait Late: Any {
+    /// Adds all that are left to the slot.
+    fn form(self: Box<Self>, slot: &mut Slot);
 }
 
 enum Memory<'a> {
@@ -294,24 +303,24 @@ enum Memory<'a> {
 
 impl<'a> Slot<'a> {
     fn fresh(device: &Device, shape: &[usize]) -> Self {
-        Slot { memory: Memory::Owned(Tensor::empty(device, shape)), fresh: true }
+        Slot { memory: Memory::Owned(Tensor::empty(device, shape)), fresh: true, late: None }
     }
 
     fn owned(value: Tensor) -> Self {
-        Slot { memory: Memory::Owned(value), fresh: false }
+        Slot { memory: Memory::Owned(value), fresh: false, late: None }
     }
 
     pub(crate) fn window_f32(memory: &'a mut [f32]) -> Self {
-        Slot { memory: Memory::F32(memory), fresh: false }
+        Slot { memory: Memory::F32(memory), fresh: false, late: None }
     }
 
     pub(crate) fn window_f64(memory: &'a mut [f64]) -> Self {
-        Slot { memory: Memory::F64(memory), fresh: false }
+        Slot { memory: Memory::F64(memory), fresh: false, late: None }
     }
 
     /// A part of a slab on the GPU.
     pub(crate) fn window_gpu(window: Tensor) -> Self {
-        Slot { memory: Memory::Owned(window), fresh: false }
+        Slot { memory: Memory::Owned(window), fresh: false, late: None }
     }
 
     /// Where a kernel shall write, and whether it must add to what is there.
@@ -323,7 +332,20 @@ impl<'a> Slot<'a> {
         }
     }
 
+    /// The contributions of kind `L` that are not yet formed, for the caller to add to.
+    pub(crate) fn late<L: Late + Default>(&mut self) -> &mut L {
+        let late: &mut dyn Any = &mut **self.late.get_or_insert_with(|| Box::new(L::default()));
+        late.downcast_mut().expect("late contributions of one kind")
+    }
+
+    fn settle(&mut self) {
+        if let Some(late) = self.late.take() {
+            late.form(self);
+        }
+    }
+
     fn into_tensor(mut self) -> Tensor {
+        self.settle();
         assert!(!self.fresh, "an op's backward left the gradient of an input unwritten");
         match &mut self.memory {
             Memory::Owned(value) => value.clone(),

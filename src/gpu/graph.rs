@@ -32,12 +32,15 @@ pub struct GraphSize {
     pub nodes: usize,
     /// The most of them that wait for each other in a row.
     pub longest_chain: usize,
+    /// Bytes of memory that they are given, to read or to write: about what a card moves, if nothing stays in its caches.
+    pub bytes: usize,
 }
 
 /// The nodes of a step that is being captured.
 #[derive(Default)]
 pub(super) struct Recording {
     nodes: Vec<Node>,
+    bytes: usize,
 }
 
 struct Node {
@@ -72,7 +75,7 @@ impl Recording {
 
     fn size(&self) -> GraphSize {
         let longest_chain = self.nodes.iter().map(|n| n.depth + 1).max().unwrap_or(0);
-        GraphSize { nodes: self.nodes.len(), longest_chain }
+        GraphSize { nodes: self.nodes.len(), longest_chain, bytes: self.bytes }
     }
 }
 
@@ -91,6 +94,7 @@ impl Gpu {
             drop(state);
             return work();
         };
+        recording.bytes += reads.iter().chain(writes).map(|span| span.bytes).sum::<usize>();
         if !self.parallel {
             let depth = recording.nodes.len();
             recording.nodes.push(Node { handle: null_mut(), reads: vec![], writes: vec![], after: vec![], depth });
@@ -285,7 +289,10 @@ mod tests {
         fill();
         let mut graph = gpu.capture(fill).unwrap();
         // A fill and a copy for each, and the clock.
-        assert_eq!(graph.size(), GraphSize { nodes: 11, longest_chain: 2 });
+        let size = graph.size();
+        assert_eq!((size.nodes, size.longest_chain), (11, 2));
+        // Three numbers are filled, read and written; the clock has room for more than its two words.
+        assert_eq!(size.bytes, 5 * 3 * 12 + ALIGN);
         kept.iter().for_each(|kept| gpu.clear(kept.span()));
         graph.replay(0, 1).unwrap();
         assert_eq!(kept.map(|kept| kept.to_f32()[2]), [0.0, 1.0, 2.0, 3.0, 4.0]);

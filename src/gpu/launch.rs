@@ -2,7 +2,17 @@
 
 use super::{Gpu, Span, compile};
 use crate::{DType, Tensor, tape::Slot};
-use cudarc::driver::{CudaFunction, LaunchConfig, PushKernelArg, sys};
+use cudarc::driver::{CudaFunction, DeviceRepr, LaunchConfig, PushKernelArg, sys};
+
+/// Places in a [`Arg::Table`], as in `kernels/common.cuh`.
+pub(crate) const TABLE: usize = 8;
+
+/// The pointers of a table, as a kernel gets them.
+#[repr(transparent)]
+struct Pointers([u64; TABLE]);
+
+// SAFETY: `Table` in kernels/common.cuh has the same layout.
+unsafe impl DeviceRepr for Pointers {}
 
 /// A kernel argument, by value. Shapes and constants go by value too: nothing is uploaded for a launch.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +31,8 @@ pub(crate) enum Arg {
     Int(i32),
     /// `unsigned`.
     Word(u32),
+    /// `const __grid_constant__ Table`: inputs whose number is known at run time; the places beyond them are null pointers.
+    Table([Span; TABLE]),
     /// `u64`.
     Wide(u64),
     /// `REAL`, converted to the device's number type.
@@ -38,6 +50,14 @@ impl Arg {
         matches!(self, Arg::Out(Span::NONE))
     }
 
+    /// A table of inputs, [`TABLE`] at most.
+    #[track_caller]
+    pub fn table(inputs: impl IntoIterator<Item = Span>) -> Self {
+        let mut spans = [Span::NONE; TABLE];
+        inputs.into_iter().enumerate().for_each(|(i, span)| spans[i] = span);
+        Arg::Table(spans)
+    }
+
     /// How a kernel declares it.
     fn declaration(self) -> &'static str {
         match self {
@@ -48,6 +68,7 @@ impl Arg {
             Arg::WordsOut(_) => "unsigned*",
             Arg::Int(_) => "int",
             Arg::Word(_) => "unsigned",
+            Arg::Table(_) => "const __grid_constant__ Table",
             Arg::Wide(_) => "u64",
             Arg::Real(_) => "REAL",
         }
@@ -69,14 +90,16 @@ impl From<usize> for Arg {
 
 /// The two arguments of a gradient: where it goes (null if nobody wants it), and whether to add to what is there.
 ///
-/// To be asked for once in a backward: it takes note that the slot is being written.
+/// To be asked for once for each launch that writes: it takes note that the slot has been written.
 pub(crate) fn grad(slot: &mut Option<Slot>) -> [Arg; 2] {
-    match slot {
-        None => [Arg::Out(Span::NONE), Arg::Int(0)],
-        Some(slot) => {
-            let (span, add) = slot.device();
-            [Arg::Out(span), Arg::Int(add.into())]
-        }
+    slot.as_mut().map_or([Arg::Out(Span::NONE), Arg::Int(0)], Slot::arg)
+}
+
+impl Slot<'_> {
+    /// As for [`grad`].
+    pub(crate) fn arg(&mut self) -> [Arg; 2] {
+        let (span, add) = self.device();
+        [Arg::Out(span), Arg::Int(add.into())]
     }
 }
 
@@ -139,6 +162,7 @@ impl Gpu {
         for arg in args {
             match arg {
                 Arg::In(span) | Arg::Bytes(span) | Arg::Words(span) => reads.push(*span),
+                Arg::Table(spans) => reads.extend(spans),
                 Arg::Out(span) | Arg::WordsOut(span) => writes.push(*span),
                 _ => {}
             }
@@ -150,10 +174,14 @@ impl Gpu {
             shared_mem_bytes: launch.shared as u32,
         };
         let single: Vec<f32> = args.iter().map(|arg| if let Arg::Real(x) = arg { *x as f32 } else { 0.0 }).collect();
-        let mut builder = self.stream.launch_builder(&function);
+        let pointers =
+            |arg: &Arg| if let Arg::Table(spans) = arg { Some(Pointers(spans.map(|s| s.address))) } else { None };
+        let tables: Vec<Pointers> = args.iter().filter_map(pointers).collect();
+        let (mut builder, mut tables) = (self.stream.launch_builder(&function), tables.iter());
         for (arg, single) in args.iter().zip(&single) {
             match arg {
                 Arg::In(x) | Arg::Out(x) | Arg::Bytes(x) | Arg::Words(x) | Arg::WordsOut(x) => builder.arg(&x.address),
+                Arg::Table(_) => builder.arg(tables.next().expect("one for each table")),
                 Arg::Wide(x) => builder.arg(x),
                 Arg::Int(x) => builder.arg(x),
                 Arg::Word(x) => builder.arg(x),

@@ -5,15 +5,12 @@
 //! [`CHUNK`] columns; in the backward it is made again. On the GPU the masks are drawn once, as a bit per element, and x̂ exists only
 //! in the products' shared memory.
 
+mod launches;
+
 use super::{Activation, Cost, Op, linear, live_rows};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
-    gpu::{
-        Arg, Gpu, Launch, Span, args,
-        gemm::{self, Plan, naive_product},
-        grad,
-    },
     matmul::{Matrix, Output},
     real::Real,
     rng::{Rng, Stream},
@@ -79,28 +76,6 @@ impl Keep {
     }
 }
 
-impl Keep {
-    /// What kept elements are multiplied by.
-    fn scale(&self) -> f64 {
-        match self {
-            Keep::All => 1.0,
-            Keep::Given(_, rate) | Keep::Random { rate, .. } => 1.0 / (1.0 - rate),
-        }
-    }
-
-    /// As arguments of `dropout_linear_bits`: mask, kind, seed, step, stream, and the least random word that keeps its element.
-    fn args(&self) -> [Arg; 6] {
-        let (mask, kind, seed, step, stream, least) = match self {
-            Keep::All => (None, 0, 0, 0, 0, 0),
-            Keep::Given(mask, _) => (Some(mask), 1, 0, 0, 0, 0),
-            Keep::Random { rate, rng, stream } if *rate == 0.5 => (None, 2, rng.seed, rng.step, stream.0, 0),
-            Keep::Random { rate, rng, stream } => (None, 3, rng.seed, rng.step, stream.0, threshold(*rate)),
-        };
-        let [seed, step] = [seed, step].map(Arg::Wide);
-        [Arg::input(mask), Arg::Int(kind), seed, step, Arg::Word(stream), Arg::Word(least)]
-    }
-}
-
 /// Random words below this drop their element.
 fn threshold(rate: f64) -> u32 {
     (rate * (1u64 << 32) as f64) as u32
@@ -136,6 +111,13 @@ struct Dims {
     n: usize,
     k: usize,
     o: usize,
+}
+
+impl Dims {
+    /// Words with a bit for each element of an input.
+    fn words(self) -> usize {
+        self.n * self.k.div_ceil(32)
+    }
 }
 
 /// A row of the product: which call, which image.
@@ -181,210 +163,6 @@ impl DropoutLinear {
             for j in 0..width {
                 kept[j] = x[j] * factors[j];
             }
-        }
-    }
-}
-
-/// Calls that one launch on the GPU serves: at most four neighbours of one rate.
-struct Group<'a> {
-    /// The first of them.
-    from: usize,
-    calls: &'a [(usize, Keep)],
-}
-
-impl Group<'_> {
-    /// Something of each call, and something else in the places of calls that are not there.
-    fn each<A>(&self, of_call: impl Fn(usize, &(usize, Keep)) -> A, none: impl Fn() -> A) -> [A; 4] {
-        std::array::from_fn(|i| self.calls.get(i).map_or_else(&none, |call| of_call(i, call)))
-    }
-
-    /// What kept elements are multiplied by.
-    fn scale(&self) -> f64 {
-        self.calls[0].1.scale()
-    }
-
-    /// The first call of the group that reads the same input.
-    fn first(&self, call: usize) -> usize {
-        self.calls.iter().position(|c| c.0 == self.calls[call].0).expect("the call itself")
-    }
-}
-
-impl DropoutLinear {
-    fn groups(&self) -> Vec<Group<'_>> {
-        let mut from = 0;
-        let same_rate = self.calls.chunk_by(|a, b| a.1.scale() == b.1.scale());
-        let all = same_rate.flat_map(|calls| calls.chunks(4)).map(|calls| {
-            from += calls.len();
-            Group { from: from - calls.len(), calls }
-        });
-        all.collect()
-    }
-
-    /// A bit per element of x̂, 32 columns to a word.
-    fn bits(&self, gpu: &Gpu, cx: &Device, group: &Group, d: Dims) -> Tensor {
-        let words = d.n * d.k.div_ceil(32);
-        let bits = Tensor::empty(cx, &[group.calls.len() * words]); // a number is as large as a word, or larger
-        let mut args = group.each(|_, (_, keep)| keep.args(), || Keep::All.args()).concat();
-        let (clock, bits_out) = (Arg::Words(gpu.clock()), Arg::WordsOut(bits.span()));
-        args.extend([clock, Arg::input(self.live.as_ref()), bits_out, d.n.into(), d.k.into()]);
-        let launch = Launch::grid([words.div_ceil(256).min(4096), group.calls.len(), 1], 256);
-        gpu.launch("dropout_linear", "dropout_linear_bits", launch, &args);
-        bits
-    }
-
-    /// Returns the bits of every group, for the backward.
-    fn forward_gpu(&self, gpu: &Gpu, cx: &Device, x: &[Tensor], y: &Tensor) -> Vec<Tensor> {
-        let d = self.dims(x);
-        let mut saved = vec![];
-        for group in self.groups() {
-            let bits = self.bits(gpu, cx, &group, d);
-            let sums = if gpu.naive() { group.sums_naive(gpu, x, &bits, d) } else { group.sums(gpu, x, &bits, d) };
-            let out = y.rows(group.from * d.n, group.calls.len() * d.n).out();
-            linear::finish_gpu(gpu, &sums, &x[1], self.live.as_ref(), out, self.activation, d.n);
-            saved.push(bits);
-        }
-        saved
-    }
-
-    fn backward_gpu(&self, gpu: &Gpu, x: &[Tensor], y: &[Tensor], dy: &Tensor, slots: &mut [Option<Slot>]) {
-        let d = self.dims(x);
-        let db = grad(&mut slots[1]);
-        let dz = linear::undo_gpu(gpu, &y[0], dy, self.activation, self.live.as_ref(), d.n, db);
-        let mut dw = grad(&mut slots[0]);
-        let mut inputs: Vec<[Arg; 2]> = slots[2..].iter_mut().map(grad).collect();
-        for (i, input) in inputs.iter().enumerate() {
-            if self.calls.iter().all(|c| c.0 != i)
-                && let [Arg::Out(unused), Arg::Int(0)] = *input
-            {
-                gpu.clear(unused);
-            }
-        }
-        for (group, bits) in self.groups().iter().zip(&y[1..]) {
-            let dz = dz.rows(group.from * d.n, group.calls.len() * d.n);
-            if gpu.naive() {
-                group.backward_naive(gpu, x, bits, &dz, dw, &mut inputs, d);
-            } else {
-                group.backward(gpu, x, bits, &dz, dw, &mut inputs, d);
-            }
-            dw[1] = Arg::Int(1);
-        }
-    }
-}
-
-/// The gradient that nobody wants.
-const NOWHERE: [Arg; 2] = [Arg::Out(Span::NONE), Arg::Int(0)];
-
-impl Group<'_> {
-    /// Σ x̂·Wᵀ as `[parts, calls·N, O]`.
-    fn sums(&self, gpu: &Gpu, x: &[Tensor], bits: &Tensor, d: Dims) -> Tensor {
-        let rows = self.calls.len() * d.n;
-        let inputs = self.each(|_, (input, _)| &x[2 + input], || &x[2]);
-        let packed = gemm::packed(&[d.k], &[&[&x[0]], &inputs[..]].concat());
-        let plan = Plan::one(packed, rows, d.o, d.k);
-        let [down, across] = plan.tiles(rows, d.o);
-        let sums = Tensor::empty(x[0].device(), &[plan.parts, rows, d.o]);
-        let mut args = inputs.map(Arg::from).to_vec();
-        args.extend([Arg::Words(bits.span()), Arg::Real(self.scale()), (&x[0]).into(), sums.out()]);
-        args.extend([d.n, self.calls.len(), d.k, d.o, plan.chunk].map(Arg::from));
-        args.push(gemm::math(gpu));
-        let kernel = plan.kernel(["dropout_linear_fwd_small", "dropout_linear_fwd_large"]);
-        gpu.launch("dropout_linear", kernel, plan.launch(gpu, [down, across, plan.parts]), &args);
-        sums
-    }
-
-    /// From dz of the group's rows to the gradients of the weights and of the inputs, whose flags it sets for the next group.
-    #[allow(clippy::too_many_arguments)]
-    fn backward(
-        &self,
-        gpu: &Gpu,
-        x: &[Tensor],
-        bits: &Tensor,
-        dz: &Tensor,
-        dw: [Arg; 2],
-        inputs: &mut [[Arg; 2]],
-        d: Dims,
-    ) {
-        let values = self.each(|_, (input, _)| &x[2 + input], || &x[2]);
-        let packed = gemm::packed(&[d.k, d.o], &[&[&x[0], dz], &values[..]].concat());
-        let plan = Plan::several(packed, &[[d.n, d.k], [d.o, d.k]]);
-        let blocks = |rows, columns| plan.tiles(rows, columns).iter().product::<usize>();
-        let [for_dx, for_dw] = [self.calls.len() * blocks(d.n, d.k), blocks(d.o, d.k)];
-        let launch = |inputs: &[[Arg; 2]], dw: [Arg; 2], first: usize, blocks: usize| {
-            let of_call = |i: usize, (input, _): &(usize, Keep)| {
-                let first = self.first(i);
-                let [dx, add_dx] = if first == i { inputs[*input] } else { NOWHERE };
-                [(&x[2 + input]).into(), dx, add_dx, first.into()]
-            };
-            let none = || [(&x[2]).into(), NOWHERE[0], NOWHERE[1], Arg::Int(-1)];
-            let mut args: Vec<Arg> = self.each(of_call, none).concat();
-            let scale = Arg::Real(self.scale());
-            args.extend([Arg::Words(bits.span()), scale, (&x[0]).into(), dz.into(), dw[0], dw[1]]);
-            args.extend([first, d.n, self.calls.len(), d.k, d.o].map(Arg::from));
-            args.push(gemm::math(gpu));
-            let kernel = plan.kernel(["dropout_linear_bwd_small", "dropout_linear_bwd_large"]);
-            gpu.launch("dropout_linear", kernel, plan.launch(gpu, [blocks, 1, 1]), &args);
-        };
-        // Two launches: in a captured step, what waits for dx shall not wait for dW.
-        if self.calls.iter().any(|(input, _)| !inputs[*input][0].is_null()) {
-            launch(inputs, NOWHERE, 0, for_dx);
-        }
-        if !dw[0].is_null() {
-            launch(&vec![NOWHERE; inputs.len()], dw, for_dx, for_dw);
-        }
-        self.calls.iter().for_each(|(input, _)| inputs[*input][1] = Arg::Int(1));
-    }
-}
-
-/// The same with plain kernels, for `DOOD_CUDA_NAIVE=1`: x̂ and its gradient are written out.
-impl Group<'_> {
-    /// The dropout of a call, of `from` `[N, K]`: its input, or the gradient of its x̂.
-    fn drop_naive(&self, gpu: &Gpu, call: usize, bits: &Tensor, from: &Tensor, [to, add]: [Arg; 2], d: Dims) {
-        let bytes = size_of::<u32>() * d.n * d.k.div_ceil(32);
-        let bits = Arg::Words(Span { address: bits.span().address + (call * bytes) as u64, bytes });
-        let args = args![from, bits, to, add, d.n, d.k, Arg::Real(self.scale())];
-        gpu.launch("naive", "naive_dropout", Launch::elements(d.n * d.k), args);
-    }
-
-    /// x̂ of all calls, `[calls·N, K]`.
-    fn kept_naive(&self, gpu: &Gpu, x: &[Tensor], bits: &Tensor, d: Dims) -> Tensor {
-        let kept = Tensor::empty(x[0].device(), &[self.calls.len() * d.n, d.k]);
-        for (call, (input, _)) in self.calls.iter().enumerate() {
-            let to = [kept.rows(call * d.n, d.n).out(), Arg::Int(0)];
-            self.drop_naive(gpu, call, bits, &x[2 + input], to, d);
-        }
-        kept
-    }
-
-    fn sums_naive(&self, gpu: &Gpu, x: &[Tensor], bits: &Tensor, d: Dims) -> Tensor {
-        let kept = self.kept_naive(gpu, x, bits, d);
-        let sums = Tensor::empty(x[0].device(), &[1, self.calls.len() * d.n, d.o]);
-        let [kept, w] = [&kept, &x[0]].map(gemm::Matrix::of);
-        naive_product(gpu, kept, w.t(), [sums.out(), Arg::Int(0)]);
-        sums
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn backward_naive(
-        &self,
-        gpu: &Gpu,
-        x: &[Tensor],
-        bits: &Tensor,
-        dz: &Tensor,
-        dw: [Arg; 2],
-        inputs: &mut [[Arg; 2]],
-        d: Dims,
-    ) {
-        let kept = self.kept_naive(gpu, x, bits, d);
-        naive_product(gpu, gemm::Matrix::of(dz).t(), gemm::Matrix::of(&kept), dw);
-        for (call, (input, _)) in self.calls.iter().enumerate() {
-            if inputs[*input][0].is_null() {
-                continue;
-            }
-            let (dz, dkept) = (dz.rows(call * d.n, d.n), Tensor::empty(x[0].device(), &[d.n, d.k]));
-            let [dz, w] = [&dz, &x[0]].map(gemm::Matrix::of);
-            naive_product(gpu, dz, w, [dkept.out(), Arg::Int(0)]);
-            self.drop_naive(gpu, call, bits, &dkept, inputs[*input], d);
-            inputs[*input][1] = Arg::Int(1);
         }
     }
 }

@@ -33,12 +33,13 @@ fn calls(n: usize, k: usize, outputs: usize, activation: Activation) -> Case {
     .with_constant(&[n], mask(n, 4))
 }
 
-/// As the model calls it: three calls of one rate, no row left out.
-fn together(n: usize, k: usize, outputs: usize) -> Case {
+/// As the model calls it: some calls of one rate, no row left out.
+fn together(count: usize, n: usize, k: usize, outputs: usize) -> Case {
     let weights = normal(8, &[outputs, k], 0.0, 1.0 / (k as f64).sqrt());
-    Case::new(format!("dropout_linear {n}x{k}x{outputs}"), &[&[outputs, k], &[outputs], &[n, k], &[n, k]], |_, x, _| {
-        let calls = vec![(1, random(0.5, 1)), (0, random(0.5, 2)), (1, random(0.5, 3))];
-        dropout_linear(&x[2..], calls, x[0], x[1], Activation::Tanh, None)
+    let name = format!("dropout_linear {n}x{k}x{outputs}, {count} calls");
+    Case::new(name, &[&[outputs, k], &[outputs], &[n, k], &[n, k]], move |_, x, _| {
+        let calls = (0..count).map(|i| (1 - i % 2, random(0.5, i as u32)));
+        dropout_linear(&x[2..], calls.collect(), x[0], x[1], Activation::Tanh, None)
     })
     .with_input(0, weights)
 }
@@ -76,8 +77,13 @@ pub fn cases() -> Vec<Case> {
         calls(5, 131, 6, None).with_math(tf32, 2e-3),
         calls(5, 4100, 8, Tanh).with_math(tf32, 2e-3),
         calls(5, 4100, 8, Tanh).with_math(bf16, 2e-2),
-        together(6, 4100, 8),
-        together(40, 132, 33),
+        together(3, 6, 4100, 8),
+        together(3, 40, 132, 33),
+        // More than the gradient of the weights is formed from at once; then by large tiles.
+        together(5, 4, 70, 9),
+        together(5, 3, 4100, 36),
+        together(5, 3, 4100, 36).with_math(tf32, 2e-3),
+        together(5, 3, 4100, 36).with_math(bf16, 2e-2),
         without_dropout(3, 40, 5),
         Case::new("gru_cell", &[&[7, 37], &[7, 111], &[7, 111]], |_, x, _| x[0].gru_cell(x[1], x[2])),
     ]
