@@ -1,19 +1,14 @@
 // Elementwise sums and products, and sums over groups of neighbours.
 
-// The most terms that one launch adds up; fewer are filled up with null pointers.
-#define TERMS 8
-
-// y (+)= the sum of a_k·x_k, of `count` terms.
+// y (+)= the sum of a_k·x_k, of `count` terms, TABLE at most.
 KERNEL __launch_bounds__(256) combine_fwd(
-    const REAL* x0, const REAL* x1, const REAL* x2, const REAL* x3, const REAL* x4, const REAL* x5, const REAL* x6, const REAL* x7,
-    REAL* __restrict__ y, int add, REAL a0, REAL a1, REAL a2, REAL a3, REAL a4, REAL a5, REAL a6, REAL a7, int count, int n) {
-    const REAL* x[TERMS] = {x0, x1, x2, x3, x4, x5, x6, x7};
-    REAL a[TERMS] = {a0, a1, a2, a3, a4, a5, a6, a7};
+    const __grid_constant__ Table x, REAL* __restrict__ y, int add, REAL a0, REAL a1, REAL a2, REAL a3, REAL a4, REAL a5, REAL a6, REAL a7, int count, int n) {
+    REAL a[TABLE] = {a0, a1, a2, a3, a4, a5, a6, a7};
     for (long long i = first_element(); i < n; i += element_stride()) {
         REAL sum = 0;
 #pragma unroll
-        for (int k = 0; k < TERMS; k++) {
-            if (k < count) sum += a[k] * x[k][i];
+        for (int k = 0; k < TABLE; k++) {
+            if (k < count) sum += a[k] * x.at[k][i];
         }
         put(y, i, sum, add);
     }
@@ -24,13 +19,13 @@ KERNEL __launch_bounds__(256) combine_bwd(
     const REAL* __restrict__ dy, REAL* dx0, int add0, REAL* dx1, int add1, REAL* dx2, int add2, REAL* dx3, int add3, REAL* dx4,
     int add4, REAL* dx5, int add5, REAL* dx6, int add6, REAL* dx7, int add7, REAL a0, REAL a1, REAL a2, REAL a3, REAL a4, REAL a5,
     REAL a6, REAL a7, int n) {
-    REAL* dx[TERMS] = {dx0, dx1, dx2, dx3, dx4, dx5, dx6, dx7};
-    int add[TERMS] = {add0, add1, add2, add3, add4, add5, add6, add7};
-    REAL a[TERMS] = {a0, a1, a2, a3, a4, a5, a6, a7};
+    REAL* dx[TABLE] = {dx0, dx1, dx2, dx3, dx4, dx5, dx6, dx7};
+    int add[TABLE] = {add0, add1, add2, add3, add4, add5, add6, add7};
+    REAL a[TABLE] = {a0, a1, a2, a3, a4, a5, a6, a7};
     for (long long i = first_element(); i < n; i += element_stride()) {
         REAL g = dy[i];
 #pragma unroll
-        for (int k = 0; k < TERMS; k++) {
+        for (int k = 0; k < TABLE; k++) {
             if (dx[k]) put(dx[k], i, a[k] * g, add[k]);
         }
     }

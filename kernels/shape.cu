@@ -1,21 +1,19 @@
 // Joining and cutting of columns.
 
-// The most parts that one launch joins; fewer are filled up with empty ones. Wider joins take several launches, each writing the
-// columns `at .. at + width` of rows of `total`, where `width` is what its parts have together.
-#define PARTS 8
+// One launch joins up to TABLE parts; fewer are filled up with empty ones. Wider joins take several launches, each writing the columns
+// `at .. at + width` of rows of `total`, where `width` is what its parts have together.
 
 // Columns side by side: x_k [rows, w_k] into y. One thread per element of the result.
 KERNEL __launch_bounds__(256) concat_fwd(
-    const REAL* x0, const REAL* x1, const REAL* x2, const REAL* x3, const REAL* x4, const REAL* x5, const REAL* x6, const REAL* x7,
-    REAL* __restrict__ y, int w0, int w1, int w2, int w3, int w4, int w5, int w6, int w7, int n, int width, int at, int total) {
-    const REAL* x[PARTS] = {x0, x1, x2, x3, x4, x5, x6, x7};
-    int w[PARTS] = {w0, w1, w2, w3, w4, w5, w6, w7};
+    const __grid_constant__ Table x, REAL* __restrict__ y, int w0, int w1, int w2, int w3, int w4, int w5, int w6, int w7, int n,
+    int width, int at, int total) {
+    int w[TABLE] = {w0, w1, w2, w3, w4, w5, w6, w7};
     for (long long i = first_element(); i < n; i += element_stride()) {
         int row = (int)i / width, c = (int)i % width;
         REAL* to = y + (long long)row * total + at + c;
 #pragma unroll
-        for (int k = 0; k < PARTS; k++) {
-            if (c >= 0 && c < w[k]) *to = x[k][row * w[k] + c];
+        for (int k = 0; k < TABLE; k++) {
+            if (c >= 0 && c < w[k]) *to = x.at[k][row * w[k] + c];
             c -= w[k];
         }
     }
@@ -25,14 +23,14 @@ KERNEL __launch_bounds__(256) concat_bwd(
     const REAL* __restrict__ dy, REAL* dx0, int add0, REAL* dx1, int add1, REAL* dx2, int add2, REAL* dx3, int add3, REAL* dx4,
     int add4, REAL* dx5, int add5, REAL* dx6, int add6, REAL* dx7, int add7, int w0, int w1, int w2, int w3, int w4, int w5, int w6,
     int w7, int n, int width, int at, int total) {
-    REAL* dx[PARTS] = {dx0, dx1, dx2, dx3, dx4, dx5, dx6, dx7};
-    int add[PARTS] = {add0, add1, add2, add3, add4, add5, add6, add7};
-    int w[PARTS] = {w0, w1, w2, w3, w4, w5, w6, w7};
+    REAL* dx[TABLE] = {dx0, dx1, dx2, dx3, dx4, dx5, dx6, dx7};
+    int add[TABLE] = {add0, add1, add2, add3, add4, add5, add6, add7};
+    int w[TABLE] = {w0, w1, w2, w3, w4, w5, w6, w7};
     for (long long i = first_element(); i < n; i += element_stride()) {
         int row = (int)i / width, c = (int)i % width;
         REAL g = dy[(long long)row * total + at + c];
 #pragma unroll
-        for (int k = 0; k < PARTS; k++) {
+        for (int k = 0; k < TABLE; k++) {
             if (c >= 0 && c < w[k] && dx[k]) put(dx[k], row * w[k] + c, g, add[k]);
             c -= w[k];
         }

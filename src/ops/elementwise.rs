@@ -4,7 +4,7 @@ use super::{Op, same_shape};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
-    gpu::{Arg, Launch, args, grad},
+    gpu::{Arg, Launch, TABLE, args, grad},
     real::Real,
     tape::Slot,
 };
@@ -14,9 +14,6 @@ struct Combine {
     name: &'static str,
     factors: Vec<f64>,
 }
-
-/// The terms that one launch of a kernel adds up.
-const TOGETHER: usize = 8;
 
 impl Op for Combine {
     fn name(&self) -> &'static str {
@@ -41,12 +38,10 @@ impl Op for Combine {
             });
         }, gpu => {
             let n = y.len();
-            for (i, (x, factors)) in x.chunks(TOGETHER).zip(self.factors.chunks(TOGETHER)).enumerate() {
-                let mut args: Vec<Arg> = x.iter().map(Arg::from).collect();
-                args.resize(TOGETHER, Arg::input(None));
-                args.extend([y.out(), Arg::Int((i > 0).into())]);
+            for (i, (x, factors)) in x.chunks(TABLE).zip(self.factors.chunks(TABLE)).enumerate() {
+                let mut args = vec![Arg::table(x.iter().map(Tensor::span)), y.out(), Arg::Int((i > 0).into())];
                 args.extend(factors.iter().map(|&a| Arg::Real(a)));
-                args.resize(2 * TOGETHER + 2, Arg::Real(0.0));
+                args.resize(TABLE + 3, Arg::Real(0.0));
                 args.extend([x.len(), n].map(Arg::from));
                 gpu.launch("elementwise", "combine_fwd", Launch::elements(n), &args);
             }
@@ -62,14 +57,14 @@ impl Op for Combine {
             }
         }, gpu => {
             let n = dy.len();
-            for (dx, factors) in dx.chunks_mut(TOGETHER).zip(self.factors.chunks(TOGETHER)) {
+            for (dx, factors) in dx.chunks_mut(TABLE).zip(self.factors.chunks(TABLE)) {
                 let mut args = vec![Arg::from(dy)];
                 args.extend(dx.iter_mut().flat_map(grad));
-                while args.len() < 1 + 2 * TOGETHER {
+                while args.len() < 1 + 2 * TABLE {
                     args.extend(grad(&mut None));
                 }
                 args.extend(factors.iter().map(|&a| Arg::Real(a)));
-                args.resize(1 + 3 * TOGETHER, Arg::Real(0.0));
+                args.resize(1 + 3 * TABLE, Arg::Real(0.0));
                 args.push(n.into());
                 gpu.launch("elementwise", "combine_bwd", Launch::elements(n), &args);
             }

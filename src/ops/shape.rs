@@ -4,7 +4,7 @@ use super::Op;
 use crate::{
     Device, Tensor, Var,
     device::on_device,
-    gpu::{Arg, Launch, Span, args, grad},
+    gpu::{Arg, Launch, TABLE, args, grad},
     tape::Slot,
 };
 
@@ -22,17 +22,14 @@ impl Concat {
 
     /// Per launch: the places of its parts in the list, their widths filled up with zeros, and the first column and the number of
     /// columns they fill.
-    fn launches(
-        &self,
-        x: &[Tensor],
-    ) -> impl Iterator<Item = (std::ops::Range<usize>, [usize; TOGETHER], usize, usize)> {
+    fn launches(&self, x: &[Tensor]) -> impl Iterator<Item = (std::ops::Range<usize>, [usize; TABLE], usize, usize)> {
         let mut at = 0;
-        x.chunks(TOGETHER).enumerate().map(move |(i, parts)| {
-            let mut widths = [0; TOGETHER];
+        x.chunks(TABLE).enumerate().map(move |(i, parts)| {
+            let mut widths = [0; TABLE];
             widths.iter_mut().zip(parts).for_each(|(w, x)| *w = self.width(x));
             let (first, together) = (at, widths.iter().sum());
             at += together;
-            (TOGETHER * i..TOGETHER * i + parts.len(), widths, first, together)
+            (TABLE * i..TABLE * i + parts.len(), widths, first, together)
         })
     }
 }
@@ -40,9 +37,6 @@ impl Concat {
 fn width(x: &Tensor) -> usize {
     x.shape()[1..].iter().product()
 }
-
-/// The parts that one launch of a kernel joins.
-const TOGETHER: usize = 8;
 
 impl Op for Concat {
     fn name(&self) -> &'static str {
@@ -64,9 +58,7 @@ impl Op for Concat {
             }
         }, gpu => {
             for (parts, widths, first, together) in self.launches(x) {
-                let mut args = [Arg::In(Span::NONE); TOGETHER].to_vec();
-                args.iter_mut().zip(&x[parts]).for_each(|(arg, x)| *arg = x.into());
-                args.push(y.out());
+                let mut args = vec![Arg::table(x[parts].iter().map(Tensor::span)), y.out()];
                 args.extend(widths.map(Arg::from));
                 args.extend([n * together, together, first, total].map(Arg::from));
                 gpu.launch("shape", "concat_fwd", Launch::elements(n * together), &args);
@@ -92,7 +84,7 @@ impl Op for Concat {
             for (parts, widths, first, together) in self.launches(x) {
                 let mut args = vec![Arg::from(dy)];
                 args.extend(dx[parts].iter_mut().flat_map(grad));
-                while args.len() < 1 + 2 * TOGETHER {
+                while args.len() < 1 + 2 * TABLE {
                     args.extend(grad(&mut None));
                 }
                 args.extend(widths.map(Arg::from));
