@@ -2,8 +2,9 @@
 //
 // Nothing but inputs and outputs touches device memory: a block holds a tile of the image and of the first feature map a in shared
 // memory, and its sums in registers. Columns are handled in strips of four, first channels INS at a time, second channels OUTS at a
-// time. With z₂ = dy where y > 0, and z₁ the gradient where a > 0, the backward has two kinds of blocks in one launch: those for
-// w₂ and b₂ (from a and z₂), and those for x, w₁ and b₁ (from z₂ through z₁). Both leave partial sums, which `conv_pair_sum` adds.
+// time. With z₂ = dy where y > 0, and z₁ the gradient where a > 0, the backward has two kernels, so that what waits for x's gradient
+// waits for nothing else: one for x, w₁ and b₁ (from z₂ through z₁), and one for w₂ and b₂ (from a and z₂). Each leaves partial sums
+// of a layer's weights and biases, which `conv_pair_sum` adds.
 
 #define STRIP 4
 #define INS 8
@@ -237,14 +238,23 @@ KERNEL __launch_bounds__(288) conv_pair_fwd(const REAL* __restrict__ x, const RE
 // ---- Backward: w₂ and b₂ -------------------------------------------------------------------------------------------------
 
 // One block per image, part of its tiles, INS first and OUTS second channels; a tile has `tall` rows, and one strip per warp. A lane
-// has four second channels and one first channel.
-__device__ __forceinline__ void second_gradients(const Sizes& s, const REAL* x, const REAL* w1, const REAL* b1, const REAL* y,
-                                                 const REAL* dy, int tall, int part, int parts, int chunk, bool dead, REAL* shared,
-                                                 REAL* out) {
+// has four second channels and one first channel. sums is [n·parts][C₂·C₁·9 + C₂] (w₂, b₂).
+KERNEL __launch_bounds__(384, RESIDENT)
+    conv_pair_bwd_weights(const REAL* __restrict__ x, const REAL* __restrict__ w1, const REAL* __restrict__ b1,
+                          const REAL* __restrict__ live, const REAL* __restrict__ y, const REAL* __restrict__ dy,
+                          REAL* __restrict__ sums, int h, int w, int c1, int c2, int tall, int parts) {
+    extern __shared__ Four shared[];  // of Fours, so that it is aligned
+    Sizes s = {h, w, c1, c2};
     int strips = blockDim.x / WARP, wide = strips * STRIP, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    int ins = pieces_of(s.c1, INS), c0 = chunk % ins * INS, o0 = chunk / ins * OUTS;
+    int ins = pieces_of(c1, INS), chunks = ins * pieces_of(c2, OUTS);
+    int chunk = blockIdx.x % chunks, part = blockIdx.x / chunks % parts, c0 = chunk % ins * INS, o0 = chunk / ins * OUTS;
+    long long image = blockIdx.x / (chunks * parts);
+    x += image * s.pixels();
+    y += image * s.features();
+    dy += image * s.features();
+    REAL* out = sums + (image * parts + part) * (c2 * c1 * 9 + c2);
     int across = pieces_of(s.columns2(), wide), tiles = across * pieces_of(s.rows2(), tall);
-    REAL* first = shared;
+    REAL* first = (REAL*)shared;
     REAL* bias = first + FIRST_WEIGHTS;
     REAL* pixels = bias + OUTS;
     REAL* z = pixels + (tall + 4) * X_ROW;
@@ -254,6 +264,7 @@ __device__ __forceinline__ void second_gradients(const Sizes& s, const REAL* x, 
     if (threadIdx.x < OUTS) bias[threadIdx.x] = 0;
     REAL sum[4][9] = {};
     int c = lane % INS, o = lane / INS;  // and o + 4, o + 8, o + 12
+    bool dead = live && live[image] == (REAL)0;
     int first_tile = dead ? tiles : (int)((long long)tiles * part / parts), end = (int)((long long)tiles * (part + 1) / parts);
     for (int tile = first_tile; tile < end; tile++) {
         int left = tile % across * wide, top = tile / across * tall, rows = least(tall, s.rows2() - top);
@@ -265,6 +276,7 @@ __device__ __forceinline__ void second_gradients(const Sizes& s, const REAL* x, 
             for (int p = warp; p < OUTS; p += strips) {
                 REAL total = 0;
                 for (int row = 0; row < rows; row++) {
+#pragma unroll 1
                     for (int column = lane; column < wide; column += WARP) total += z[(row * OUTS + p) * ROW + column];
                 }
                 total = warp_sum(total);
@@ -315,9 +327,9 @@ __device__ __forceinline__ void second_gradients(const Sizes& s, const REAL* x, 
     for (int i = threadIdx.x; i < OUTS * INS * 9; i += blockDim.x) {
         int channel = i / (INS * 9), k = i % (INS * 9);  // as in w₂, and now to where the sum lies
         int from = (channel / 4 * 9 + k % 9) * WARP + channel % 4 * INS + k / 9;
-        if (o0 + channel < s.c2 && c0 + k / 9 < s.c1) out[((o0 + channel) * s.c1 + c0) * 9 + k] = pixels[from];
+        if (o0 + channel < c2 && c0 + k / 9 < c1) out[((o0 + channel) * c1 + c0) * 9 + k] = pixels[from];
     }
-    if (c0 == 0 && threadIdx.x < OUTS && o0 + threadIdx.x < s.c2) out[s.c2 * s.c1 * 9 + o0 + threadIdx.x] = bias[threadIdx.x];
+    if (c0 == 0 && threadIdx.x < OUTS && o0 + threadIdx.x < c2) out[c2 * c1 * 9 + o0 + threadIdx.x] = bias[threadIdx.x];
 }
 
 // ---- Backward: x, w₁ and b₁ ----------------------------------------------------------------------------------------------
@@ -335,9 +347,10 @@ __device__ __forceinline__ Patch patch_of(const Sizes& s, int top, int left, int
     return p;
 }
 
-// Σ z₁·x for w₁ and Σ z₁ for b₁ over the positions that lie in this tile itself, to out [INS][10]. z₁ starts 2 rows above and
-// 4 columns before the tile. A lane has one channel on one strip of some rows.
-__device__ __forceinline__ void first_gradients(const Sizes& s, const Patch& patch, const REAL* pixels, const REAL* z1, REAL* partial, int channels, REAL* out) {
+// Σ z₁·x for w₁ and Σ z₁ for b₁ over the positions that lie in this tile itself, from channel c0 on, to out [C₁·9 + C₁]. z₁ starts
+// 2 rows above and 4 columns before the tile. A lane has one channel on one strip of some rows.
+__device__ __forceinline__ void first_gradients(const Sizes& s, const Patch& patch, const REAL* pixels, const REAL* z1, REAL* partial,
+                                                int c0, REAL* out) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = lane % INS, slot = threadIdx.x / INS;
     int rows = patch.z_top + patch.z_rows - patch.top, strips = pieces_of(patch.z_left + patch.z_columns - patch.left, STRIP);
     REAL sum[10] = {};
@@ -363,27 +376,41 @@ __device__ __forceinline__ void first_gradients(const Sizes& s, const Patch& pat
         if (lane < INS) partial[(warp * INS + c) * 10 + i] = sum[i];
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < channels * 10; i += blockDim.x) {
+    for (int i = threadIdx.x; i < least(INS, s.c1 - c0) * 10; i += blockDim.x) {
         REAL total = 0;
         for (int other = 0; other < (int)(blockDim.x / WARP); other++) total += partial[other * INS * 10 + i];
-        out[i] = total;
+        int channel = c0 + i / 10, tap = i % 10;
+        out[tap < 9 ? channel * 9 + tap : s.c1 * 9 + channel] = total;
     }
 }
 
-// One block per image and tile of x, `band` rows of `wide` columns; a thread has INS channels of z₁ on one strip.
-__device__ __forceinline__ void input_gradients(const Sizes& s, const REAL* x, const REAL* w1, const REAL* b1, const REAL* w2,
-                                                const REAL* y, const REAL* dy, int tile, int band, int wide, bool dead, REAL* shared,
-                                                REAL* dx, int add_dx, REAL* out) {
-    int across = pieces_of(s.w, wide);
-    Patch patch = patch_of(s, tile / across * band, tile % across * wide, band, wide);
-    auto at = [&](int r, int c) { return (patch.top + r) * s.w + patch.left + c; };
-    if (dead) {
+// One block per image and tile of x, `band` rows of `wide` columns; a thread has INS channels of z₁ on one strip. sums is
+// [n·tiles][C₁·9 + C₁] (w₁, b₁).
+KERNEL __launch_bounds__(384, RESIDENT)
+    conv_pair_bwd_input(const REAL* __restrict__ x, const REAL* __restrict__ w1, const REAL* __restrict__ b1,
+                        const REAL* __restrict__ w2, const REAL* __restrict__ live, const REAL* __restrict__ y,
+                        const REAL* __restrict__ dy, REAL* __restrict__ dx, int add_dx, REAL* __restrict__ sums, int h, int w, int c1,
+                        int c2, int band, int wide) {
+    extern __shared__ Four shared[];  // of Fours, so that it is aligned
+    Sizes s = {h, w, c1, c2};
+    int across = pieces_of(w, wide), tiles = across * pieces_of(h, band), tile = blockIdx.x % tiles;
+    long long image = blockIdx.x / tiles;
+    x += image * s.pixels();
+    y += image * s.features();
+    dy += image * s.features();
+    if (dx) dx += image * s.pixels();
+    REAL* out = sums + (long long)blockIdx.x * c1 * 10;
+    __shared__ Patch patch;  // not in registers, which are few
+    if (threadIdx.x == 0) patch = patch_of(s, tile / across * band, tile % across * wide, band, wide);
+    __syncthreads();
+    auto at = [&](int r, int c) { return (patch.top + r) * w + patch.left + c; };
+    if (live && live[image] == (REAL)0) {
         if (dx && !add_dx) each(patch.rows, patch.columns, [&](int r, int c) { dx[at(r, c)] = 0; });
-        for (int i = threadIdx.x; i < s.c1 * 10; i += blockDim.x) out[i] = 0;
+        for (int i = threadIdx.x; i < c1 * 10; i += blockDim.x) out[i] = 0;
         return;
     }
     int warps = blockDim.x / WARP, columns = (warps + 1) * STRIP, x_strips = pieces_of(wide, STRIP);
-    REAL* first = shared;
+    REAL* first = (REAL*)shared;
     REAL* mirrored = first + FIRST_WEIGHTS;
     REAL* second = mirrored + INS * IN_STEP;
     REAL* partial = second + INS * 9 * IN_STEP;
@@ -451,7 +478,7 @@ __device__ __forceinline__ void input_gradients(const Sizes& s, const REAL* x, c
                 *sum_so_far = total;
             }
         }
-        first_gradients(s, patch, pixels, z1, partial, channels, out + c0 * 10);
+        first_gradients(s, patch, pixels, z1, partial, c0, out);
         __syncthreads();  // z₁ and the weights are read, and `gradient` is complete
     }
     if (dx) {
@@ -460,61 +487,24 @@ __device__ __forceinline__ void input_gradients(const Sizes& s, const REAL* x, c
     }
 }
 
-// The first n·parts·chunks blocks are of the first kind, the others of the second. sums2 is [n·parts][C₂·C₁·9 + C₂] (w₂, b₂),
-// sums1 [n·tiles][C₁][10] (nine taps of w₁, b₁).
-KERNEL __launch_bounds__(384, RESIDENT)
-    conv_pair_bwd(const REAL* __restrict__ x, const REAL* __restrict__ w1, const REAL* __restrict__ b1, const REAL* __restrict__ w2,
-                  const REAL* __restrict__ live, const REAL* __restrict__ y, const REAL* __restrict__ dy, REAL* __restrict__ dx,
-                  int add_dx, REAL* __restrict__ sums2, REAL* __restrict__ sums1, int n, int h, int w, int c1, int c2, int tall,
-                  int parts, int band, int wide) {
-    extern __shared__ Four shared[];  // of Fours, so that it is aligned
-    Sizes s = {h, w, c1, c2};
-    int chunks = pieces_of(c1, INS) * pieces_of(c2, OUTS), tiles = pieces_of(h, band) * pieces_of(w, wide);
-    int block = blockIdx.x;
-    bool of_weights = block < n * parts * chunks;
-    if (!of_weights) block -= n * parts * chunks;
-    long long image = of_weights ? block / (parts * chunks) : block / tiles;
-    bool dead = live && live[image] == (REAL)0;
-    x += image * s.pixels();
-    y += image * s.features();
-    dy += image * s.features();
-    if (of_weights) {
-        int chunk = block % chunks, part = block / chunks % parts;
-        REAL* out = sums2 + (image * parts + part) * (c2 * c1 * 9 + c2);
-        second_gradients(s, x, w1, b1, y, dy, tall, part, parts, chunk, dead, (REAL*)shared, out);
-    } else {
-        REAL* to = dx ? dx + image * s.pixels() : dx;
-        input_gradients(s, x, w1, b1, w2, y, dy, block % tiles, band, wide, dead, (REAL*)shared, to, add_dx,
-                        sums1 + (long long)block * c1 * 10);
-    }
-}
+// ---- The sums of both ----------------------------------------------------------------------------------------------------
 
-// The partial sums of conv_pair_bwd, added up: a thread adds an eighth of them in order, then the eighths are added in order. The
-// first blocks are for sums1, the others for sums2.
-KERNEL __launch_bounds__(256)
-    conv_pair_sum(const REAL* __restrict__ sums2, const REAL* __restrict__ sums1, REAL* dw1, int add_dw1, REAL* db1, int add_db1,
-                  REAL* dw2, int add_dw2, REAL* db2, int add_db2, int c1, int c2, int count2, int count1) {
+// Adds up the `count` rows of partial sums of a layer, [weights + biases] each: a thread adds an eighth of them in order, then the
+// eighths are added in order.
+KERNEL __launch_bounds__(256) conv_pair_sum(const REAL* __restrict__ sums, REAL* dw, int add_dw, REAL* db, int add_db, int weights,
+                                            int biases, int count) {
     __shared__ REAL part[8][WARP];
-    int lane = threadIdx.x % WARP, eighth = threadIdx.x / WARP, blocks1 = pieces_of(c1 * 10, WARP);
-    bool is_first = blockIdx.x < blocks1;
-    long long weights2 = (long long)c2 * c1 * 9, size = is_first ? c1 * 10 : weights2 + c2;
-    long long i = (long long)(blockIdx.x - (is_first ? 0 : blocks1)) * WARP + lane;
-    const REAL* from = (is_first ? sums1 : sums2) + (i < size ? i : 0);
-    int count = is_first ? count1 : count2, end = (int)((long long)count * (eighth + 1) / 8);
+    int lane = threadIdx.x % WARP, eighth = threadIdx.x / WARP, i = blockIdx.x * WARP + lane, size = weights + biases;
+    const REAL* from = sums + (i < size ? i : 0);
+    int end = (int)((long long)count * (eighth + 1) / 8);
     REAL sum = 0;
 #pragma unroll 8
-    for (int k = (int)((long long)count * eighth / 8); k < end; k++) sum += from[k * size];
+    for (int k = (int)((long long)count * eighth / 8); k < end; k++) sum += from[(long long)k * size];
     part[eighth][lane] = sum;
     __syncthreads();
     if (eighth > 0 || i >= size) return;
     sum = 0;
     for (int k = 0; k < 8; k++) sum += part[k][lane];
-    if (is_first) {
-        int c = (int)i / 10, tap = (int)i % 10;
-        if (tap < 9 && dw1) put(dw1, c * 9 + tap, sum, add_dw1);
-        if (tap == 9 && db1) put(db1, c, sum, add_db1);
-    } else {
-        if (i < weights2 && dw2) put(dw2, i, sum, add_dw2);
-        if (i >= weights2 && db2) put(db2, i - weights2, sum, add_db2);
-    }
+    if (i < weights && dw) put(dw, i, sum, add_dw);
+    if (i >= weights && db) put(db, i - weights, sum, add_db);
 }

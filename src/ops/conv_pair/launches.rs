@@ -34,22 +34,19 @@ fn forward_launch(gpu: &Gpu, d: &Dims) -> (Launch, usize, usize) {
     (launch, band, strips)
 }
 
-/// How conv_pair_bwd is cut into blocks.
-struct BackwardPlan {
+/// How conv_pair_bwd_input is cut into blocks.
+struct InputPlan {
     launch: Launch,
-    /// Rows of z₂ per tile, and parts per image, of the blocks for w₂ and b₂.
-    tall: usize,
-    parts: usize,
-    /// Rows and columns of x per tile, and tiles per image, of the blocks for x, w₁ and b₁.
+    /// Rows and columns of x per tile, and tiles per image.
     band: usize,
     wide: usize,
     tiles: usize,
 }
 
-impl BackwardPlan {
+impl InputPlan {
     fn new(dtype: DType, d: &Dims) -> Self {
         // Two blocks of floats, or one of doubles, are to find room on a multiprocessor.
-        let (tall, most) = if dtype == DType::F32 { (12, 30) } else { (6, 14) };
+        let most = if dtype == DType::F32 { 30 } else { 14 };
         // A tile that is the whole image has no halo. A thread has a strip of z₁: at most 12 strips in 32 rows.
         let down = if d.h <= most + 4 { 1 } else { d.h.div_ceil(most) };
         let across = if d.w <= 50 { 1 } else { d.w.div_ceil(44) };
@@ -57,19 +54,35 @@ impl BackwardPlan {
         let tiles = d.h.div_ceil(band) * d.w.div_ceil(wide);
         let strips = if across == 1 { d.w - 2 } else { wide + 4 }.div_ceil(STRIP);
 
-        let chunks = d.c1.div_ceil(INS) * d.c2.div_ceil(OUTS);
-        let weight_tiles = (d.h - 4).div_ceil(tall) * (d.w - 4).div_ceil(strips * STRIP);
-        let parts = 128usize.div_ceil((d.n * chunks).max(1)).min(weight_tiles);
-
-        let of_weights = (tall + 4) * X_ROW + (tall * OUTS + (tall + 2) * INS) * ROW;
-        let of_weights = 10 * INS + OUTS + of_weights.max(strips.div_ceil(2) * OUTS * INS * 9);
         let planes = INS * ((band + 4) * ROW).max((band + 2) * Z1_ROW);
         let sums = INS * 10 * (1 + strips) + INS * 12 * (1 + 9);
-        let of_input = sums + band * ROW + (band + 4) * X_ROW + planes;
+        let shared = sums + band * ROW + (band + 4) * X_ROW + planes;
+        let launch = Launch::rows(d.n * tiles, 32 * strips).shared(shared * dtype.bytes());
+        InputPlan { launch, band, wide, tiles }
+    }
+}
 
-        let blocks = d.n * (parts * chunks + tiles);
-        let launch = Launch::rows(blocks, 32 * strips).shared(of_weights.max(of_input) * dtype.bytes());
-        BackwardPlan { launch, tall, parts, band, wide, tiles }
+/// How conv_pair_bwd_weights is cut into blocks.
+struct WeightsPlan {
+    launch: Launch,
+    /// Rows of z₂ per tile, and parts per image.
+    tall: usize,
+    parts: usize,
+}
+
+impl WeightsPlan {
+    fn new(dtype: DType, d: &Dims) -> Self {
+        let tall = if dtype == DType::F32 { 12 } else { 6 };
+        let strips = (d.w - 4).div_ceil(STRIP);
+        let strips = strips.div_ceil(strips.div_ceil(12));
+        let chunks = d.c1.div_ceil(INS) * d.c2.div_ceil(OUTS);
+        let tiles = (d.h - 4).div_ceil(tall) * (d.w - 4).div_ceil(strips * STRIP);
+        let parts = 128usize.div_ceil((d.n * chunks).max(1)).min(tiles);
+
+        let tile = (tall + 4) * X_ROW + (tall * OUTS + (tall + 2) * INS) * ROW;
+        let shared = 10 * INS + OUTS + tile.max(strips.div_ceil(2) * OUTS * INS * 9);
+        let launch = Launch::rows(d.n * parts * chunks, 32 * strips).shared(shared * dtype.bytes());
+        WeightsPlan { launch, tall, parts }
     }
 }
 
@@ -95,38 +108,28 @@ impl ConvPair {
             return self.backward_naive(gpu, x, y, dy, slots);
         }
         let (d, cx) = (Dims::of(x), y.device());
-        let plan = BackwardPlan::new(gpu.dtype(), &d);
-        let second = d.c2 * d.c1 * 9 + d.c2;
-        let (rows2, rows1) = (d.n * plan.parts, d.n * plan.tiles);
-        let (sums2, sums1) = (Tensor::empty(cx, &[rows2, second]), Tensor::empty(cx, &[rows1, d.c1 * 10]));
-        let [image, add] = grad(&mut slots[0]);
-        let args = args![
-            &x[0],
-            &x[1],
-            &x[2],
-            &x[3],
-            self.live(d.n),
-            y,
-            dy,
-            image,
-            add,
-            sums2.out(),
-            sums1.out(),
-            d.n,
-            d.h,
-            d.w,
-            d.c1,
-            d.c2,
-            plan.tall,
-            plan.parts,
-            plan.band,
-            plan.wide,
-        ];
-        gpu.launch("conv_pair", "conv_pair_bwd", plan.launch, args);
-        let [[dw1, add1], [db1, add2], [dw2, add3], [db2, add4]] = [1, 2, 3, 4].map(|i| grad(&mut slots[i]));
-        let launch = Launch::rows(second.div_ceil(32) + (d.c1 * 10).div_ceil(32), 256);
-        let args = args![&sums2, &sums1, dw1, add1, db1, add2, dw2, add3, db2, add4, d.c1, d.c2, rows2, rows1];
-        gpu.launch("conv_pair", "conv_pair_sum", launch, args);
+        let [[dx, add], first @ .., dw2, db2] = [0, 1, 2, 3, 4].map(|i| grad(&mut slots[i]));
+        let (weights1, weights2) = (d.c1 * 9, d.c2 * d.c1 * 9);
+
+        let plan = InputPlan::new(gpu.dtype(), &d);
+        let sums1 = Tensor::empty(cx, &[d.n * plan.tiles, weights1 + d.c1]);
+        let sizes = args![d.h, d.w, d.c1, d.c2, plan.band, plan.wide];
+        let args = args![&x[0], &x[1], &x[2], &x[3], self.live(d.n), y, dy, dx, add, sums1.out()];
+        gpu.launch("conv_pair", "conv_pair_bwd_input", plan.launch, &[&args[..], sizes].concat());
+
+        let plan = WeightsPlan::new(gpu.dtype(), &d);
+        let sums2 = Tensor::empty(cx, &[d.n * plan.parts, weights2 + d.c2]);
+        let sizes = args![d.h, d.w, d.c1, d.c2, plan.tall, plan.parts];
+        let args = args![&x[0], &x[1], &x[2], self.live(d.n), y, dy, sums2.out()];
+        gpu.launch("conv_pair", "conv_pair_bwd_weights", plan.launch, &[&args[..], sizes].concat());
+
+        for (sums, [[dw, add_w], [db, add_b]], weights, biases) in
+            [(sums1, first, weights1, d.c1), (sums2, [dw2, db2], weights2, d.c2)]
+        {
+            let launch = Launch::rows((weights + biases).div_ceil(32), 256);
+            let args = args![&sums, dw, add_w, db, add_b, weights, biases, sums.shape()[0]];
+            gpu.launch("conv_pair", "conv_pair_sum", launch, args);
+        }
     }
 }
 
@@ -167,7 +170,7 @@ impl Layer {
     fn backward(&self, gpu: &Gpu, [x, w, y, dy]: [&Tensor; 4], [dx, dw, db]: [[Arg; 2]; 3]) {
         let wanted = |[to, _]: [Arg; 2]| !matches!(to, Arg::Out(Span::NONE));
         let launch = |kernel, n, args: &[Arg], sizes: &[Arg]| {
-            gpu.launch("naive", kernel, Launch::elements(n), &[args, sizes].concat());
+            gpu.launch("naive", kernel, Launch::elements(n), &[&args[..], sizes].concat());
         };
         if wanted(dx) {
             launch("naive_conv_bwd_input", self.elements()[0], args![w, y, dy, dx[0], dx[1]], &self.sizes());
