@@ -2,22 +2,34 @@
 //
 // Nothing but inputs and outputs touches device memory: a block holds a tile of the image and of the first feature map a in shared
 // memory, and its sums in registers. Columns are handled in strips of four, first channels INS at a time, second channels OUTS at a
-// time. With z₂ = dy where y > 0, and z₁ the gradient where a > 0, the backward has two kinds of blocks in one launch: those for
-// w₂ and b₂ (from a and z₂), and those for x, w₁ and b₁ (from z₂ through z₁). Both leave partial sums, which `conv_pair_sum` adds.
+// time. With z₂ = dy where y > 0, and z₁ the gradient where a > 0, the backward has two kernels, so that what waits for x's gradient
+// waits for nothing else: one for x, w₁ and b₁ (from z₂ through z₁), and one for w₂ and b₂ (from a and z₂). Each leaves partial sums
+// of a layer's weights and biases, which `conv_pair_sum` adds.
+//
+// Kernels whose names end with _tensor multiply on tensor cores wherever second channels take part (TENSOR in the code); they share
+// everything else with those that do not. Both math modes that round use tf32 here, which is the more exact: bf16 would want pairs of
+// channels, or of columns, packed into words as they are stored.
 
 #define STRIP 4
 #define INS 8
 #define OUTS 16
 // Floats from one row to the next in shared memory. Several channels lie as [rows][channels][ROW]: the distances are known to the
 // compiler, and neighbouring channels begin in different memory banks.
-#define ROW 52
+template <bool TENSOR> constexpr int ROW = TENSOR ? 56 : 52;
 #define X_ROW 56
 #define Z1_ROW 60
 // Distance of packed weights from one tap to the next: a little more than the channels, for the sake of the memory banks.
 #define OUT_STEP 20
 #define IN_STEP 12
-// Floats fit twice on a multiprocessor.
-#define RESIDENT (sizeof(REAL) == 4 ? 2 : 1)
+// For tensor cores they lie as in w₂ itself: distance from one second channel to the next in the forward, where 72 would make lanes
+// meet in a bank, and in the backward, where it does not.
+#define W2_FORWARD 76
+#define W2_BACKWARD 72
+// Nine taps, rounded up.
+#define TAPS 12
+// Tensor cores are for floats, which also fit twice on a multiprocessor.
+constexpr bool FLOAT = sizeof(REAL) == 4;
+#define RESIDENT (FLOAT ? 2 : 1)
 
 struct alignas(16) Four {
     REAL at[4];
@@ -67,6 +79,11 @@ struct Sizes {
     __device__ long long features() const { return (long long)c2 * rows2() * columns2(); }
 };
 
+// A number as it is kept in shared memory to be multiplied.
+template <bool TENSOR> __device__ __forceinline__ REAL stored(REAL x) {
+    return TENSOR ? __uint_as_float(to_tf32(x)) : x;
+}
+
 // A window of an image with zeros around it.
 __device__ __forceinline__ void load_image(const Sizes& s, const REAL* image, int top, int left, REAL* out, int rows, int columns) {
     each(rows, columns, [&](int r, int c) {
@@ -77,7 +94,7 @@ __device__ __forceinline__ void load_image(const Sizes& s, const REAL* image, in
 
 // A window of CHANNELS channels of z₂ with zeros around it, and in channels beyond the last; eight at a time, so that many loads are
 // under way at once.
-template <int CHANNELS>
+template <bool TENSOR, int CHANNELS>
 __device__ __forceinline__ void load_z2(const Sizes& s, const REAL* y, const REAL* dy, int from, int top, int left, REAL* out,
                                         int rows, int columns) {
     int area = s.rows2() * s.columns2();
@@ -94,7 +111,9 @@ __device__ __forceinline__ void load_z2(const Sizes& s, const REAL* y, const REA
                 slope[k] = there ? dy[first + (p + k) * area] : (REAL)0;
             }
 #pragma unroll
-            for (int k = 0; k < 8; k++) out[(r * CHANNELS + p + k) * ROW + c] = value[k] > (REAL)0 ? slope[k] : (REAL)0;
+            for (int k = 0; k < 8; k++) {
+                out[(r * CHANNELS + p + k) * ROW<TENSOR> + c] = stored<TENSOR>(value[k] > (REAL)0 ? slope[k] : (REAL)0);
+            }
         }
     });
 }
@@ -127,6 +146,7 @@ __device__ __forceinline__ void first_sums(const REAL* x, const REAL* weights, R
 }
 
 // a = relu(w₁⋆x + b₁) for INS channels.
+template <bool TENSOR>
 __device__ __forceinline__ void first_layer(const REAL* x, const REAL* weights, REAL* a, int rows, int strips) {
     int places = rows * strips;
     for (int job = threadIdx.x; job < 2 * places; job += blockDim.x) {
@@ -135,8 +155,8 @@ __device__ __forceinline__ void first_layer(const REAL* x, const REAL* weights, 
         first_sums(x + row * X_ROW + at, weights + 4 * half, sum);
         for (int p = 0; p < 4; p++) {
             Four out;
-            for (int l = 0; l < STRIP; l++) out.at[l] = larger(sum[p][l], 0);
-            *(Four*)(a + (row * INS + 4 * half + p) * ROW + at) = out;
+            for (int l = 0; l < STRIP; l++) out.at[l] = stored<TENSOR>(larger(sum[p][l], 0));
+            *(Four*)(a + (row * INS + 4 * half + p) * ROW<TENSOR> + at) = out;
         }
     }
 }
@@ -149,7 +169,7 @@ __device__ __forceinline__ void convolve(const REAL* planes, int channels, const
 #pragma unroll
         for (int dy = 0; dy < 3; dy++) {
             REAL v[6];
-            six(v, planes + (dy * 8 + c) * ROW);
+            six(v, planes + (dy * 8 + c) * ROW<false>);
 #pragma unroll
             for (int dx = 0; dx < 3; dx++) {
                 const REAL* k = weights + (c * 9 + dy * 3 + dx) * STEP;
@@ -165,20 +185,103 @@ __device__ __forceinline__ void convolve(const REAL* planes, int channels, const
     }
 }
 
+// ---- Tensor cores -------------------------------------------------------------------------------------------------------
+// With g = lane/4 and t = lane%4, as in common.cuh. What a product's fragments take for its rows or inner elements is up to us: here
+// a lane's are always neighbouring pixels, so that four of them, read at once, serve the three taps of a row.
+
+// Four neighbours; p is aligned to two.
+__device__ __forceinline__ void four_from_two(REAL v[4], const REAL* p) {
+    Two low = *(const Two*)p, high = *(const Two*)(p + 2);
+    v[0] = low.at[0], v[1] = low.at[1], v[2] = high.at[0], v[3] = high.at[1];
+}
+
+// sum += weights ⋆ eight planes, for 16 columns of `rows` rows (at most 8/N) and 8·N channels by one warp: see each_pair. Rows g and
+// g + 8 of a product are columns 2g and 2g + 1. FROM and TO are the distances from one channel of the planes and of the sums to the
+// next among the weights, which stay in registers.
+template <int N, int FROM, int TO, bool MIRRORED, class Float>
+__device__ __forceinline__ void convolve_tensor(const Float* planes, int rows, const Float* weights, Float sum[8][4]) {
+    int g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
+    unsigned b[9][N][2];
+#pragma unroll
+    for (int i = 0; i < 9 * N * 2; i++) {
+        int tap = i / (2 * N), n = i / 2 % N, half = i % 2;
+        b[tap][n][half] = __float_as_uint(weights[(t + 4 * half) * FROM + (8 * n + g) * TO + (MIRRORED ? 8 - tap : tap)]);
+    }
+    planes += t * ROW<true> + 2 * g;
+#pragma unroll
+    for (int in = 0; in < 8 / N + 2; in++) {
+        if (in >= rows + 2) break;
+        Float v[2][4];
+        four_from_two(v[0], planes + in * 8 * ROW<true>);
+        four_from_two(v[1], planes + (in * 8 + 4) * ROW<true>);
+#pragma unroll
+        for (int tap = 0; tap < 9; tap++) {
+            int row = in - tap / 3, dx = tap % 3;
+            if (row < 0 || row >= 8 / N) continue;
+            unsigned a[4] = {__float_as_uint(v[0][dx]), __float_as_uint(v[0][dx + 1]), __float_as_uint(v[1][dx]),
+                             __float_as_uint(v[1][dx + 1])};
+#pragma unroll
+            for (int n = 0; n < N; n++) mma_tf32(sum[row * N + n], a, b[tap][n]);
+        }
+    }
+}
+
+// The sums of convolve_tensor: `visit(row, column, channel, sums of this column and the next)`.
+template <int N, class Visit> __device__ __forceinline__ void each_pair(const REAL sum[8][4], Visit visit) {
+    int g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int p = 0; p < 8; p++) {
+        visit(p / N, 2 * g, 8 * (p % N) + 2 * t, Two{sum[p][0], sum[p][2]});
+        visit(p / N, 2 * g, 8 * (p % N) + 2 * t + 1, Two{sum[p][1], sum[p][3]});
+    }
+}
+
+// sum += z₂·a for all taps over eight columns of `rows` rows by one warp, for the gradient of w₂: sum[4·tap + e] is that of second
+// channel g + e/2·8 and first channel 2t + e%2. Inner elements t and t + 4 of a product are columns 2t and 2t + 1. Up to two rows of
+// z₂ beyond the last are read, and are 0.
+template <class Float> __device__ __forceinline__ void correlate_tensor(const Float* a, const Float* z, int rows, Float sum[36]) {
+    int g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
+    a += g * ROW<true> + 2 * t;
+    z += g * ROW<true> + 2 * t;
+    Float v[3][4];
+    four_from_two(v[0], a);
+    four_from_two(v[1], a + INS * ROW<true>);
+#pragma unroll 1
+    for (int row = 0; row < rows; row += 3, a += 3 * INS * ROW<true>, z += 3 * OUTS * ROW<true>) {
+#pragma unroll
+        for (int r = 0; r < 3; r++) {  // three rows, after which v is back in place
+            four_from_two(v[(r + 2) % 3], a + (r + 2) * INS * ROW<true>);
+            Two low = *(const Two*)(z + r * OUTS * ROW<true>), high = *(const Two*)(z + (r * OUTS + 8) * ROW<true>);
+            unsigned left[4] = {__float_as_uint(low.at[0]), __float_as_uint(high.at[0]), __float_as_uint(low.at[1]),
+                                __float_as_uint(high.at[1])};
+#pragma unroll
+            for (int tap = 0; tap < 9; tap++) {
+                const Float* right = v[(r + tap / 3) % 3] + tap % 3;
+                unsigned b[2] = {__float_as_uint(right[0]), __float_as_uint(right[1])};
+                mma_tf32(sum + 4 * tap, left, b);
+            }
+        }
+    }
+}
+
 // ---- Forward ------------------------------------------------------------------------------------------------------------
 
-// One block per image, OUTS channels, `band` rows and `strips` strips; a thread has eight channels on one strip.
-KERNEL __launch_bounds__(288) conv_pair_fwd(const REAL* __restrict__ x, const REAL* __restrict__ w1, const REAL* __restrict__ b1,
-                                            const REAL* __restrict__ w2, const REAL* __restrict__ b2,
-                                            const REAL* __restrict__ live, REAL* __restrict__ y, int h, int w, int c1, int c2,
-                                            int band, int strips) {
+// One block per image, OUTS channels, `band` rows and `strips` strips; a thread has eight channels on one strip, or a warp all of
+// them on four strips of four rows.
+template <bool TENSOR>
+__device__ __forceinline__ void forward(const REAL* x, const REAL* w1, const REAL* b1, const REAL* w2, const REAL* b2,
+                                        const REAL* live, REAL* y, int h, int w, int c1, int c2, int band, int strips) {
     extern __shared__ Four shared[];  // of Fours, so that it is aligned
     Sizes s = {h, w, c1, c2};
     int height = s.rows2(), width = s.columns2(), wide = strips * STRIP;
     int across = pieces_of(width, wide), down = pieces_of(height, band), chunks = pieces_of(c2, OUTS);
-    int tile = blockIdx.x;
-    int left = tile % across * wide, top = tile / across % down * band, from = tile / (across * down) % chunks * OUTS;
-    long long image = tile / (across * down * chunks);
+    __shared__ int left, top, from, image;  // not in registers, which are few
+    if (threadIdx.x == 0) {
+        int tile = blockIdx.x;
+        left = tile % across * wide, top = tile / across % down * band, from = tile / (across * down) % chunks * OUTS;
+        image = tile / (across * down * chunks);
+    }
+    __syncthreads();
     int rows = least(band, height - top), columns = least(wide, width - left), outs = least(OUTS, c2 - from);
     x += image * s.pixels();
     y += image * s.features();
@@ -196,100 +299,166 @@ KERNEL __launch_bounds__(288) conv_pair_fwd(const REAL* __restrict__ x, const RE
     REAL* a = pixels + (band + 4) * X_ROW;
     load_image(s, x, top, left, pixels, rows + 4, wide + 8);
 
-    int places = rows * strips, group = threadIdx.x / places, place = threadIdx.x - group * places, row = place / strips;
-    int column = (place - row * strips) * STRIP;
-    bool active = group < 2 && 8 * group < outs;
+    int row, column, group = 0;
+    bool active;
+    if constexpr (TENSOR) {
+        int warp = threadIdx.x / WARP, squares = strips / 4;
+        row = warp / squares * 4, column = warp % squares * 16;
+        active = row < rows;
+    } else {
+        int places = rows * strips;
+        group = threadIdx.x / places;
+        int place = threadIdx.x - group * places;
+        row = place / strips, column = (place - row * strips) * STRIP;
+        active = group < 2 && 8 * group < outs;
+    }
     REAL sum[8][STRIP];
     for (int p = 0; p < 8; p++) {
-        int o = from + 8 * group + p;
-        REAL bias = active && o < c2 ? b2[o] : (REAL)0;
-        for (int l = 0; l < STRIP; l++) sum[p][l] = bias;
+        for (int l = 0; l < STRIP; l++) {
+            int o = from + (TENSOR ? 8 * (p % 2) + threadIdx.x % 4 * 2 + l % 2 : 8 * group + p);
+            sum[p][l] = active && o < c2 ? b2[o] : (REAL)0;
+        }
     }
     for (int c = 0; c < c1; c += INS) {
         pack_first(s, w1, b1, c, first);
         for (int i = threadIdx.x; i < OUTS * INS * 9; i += blockDim.x) {
             int o = i / (INS * 9), k = i % (INS * 9);
-            second[k * OUT_STEP + o] = o < outs && k < (c1 - c) * 9 ? w2[((from + o) * c1 + c) * 9 + k] : (REAL)0;
+            REAL weight = o < outs && k < (c1 - c) * 9 ? w2[((from + o) * c1 + c) * 9 + k] : (REAL)0;
+            second[TENSOR ? o * W2_FORWARD + k : k * OUT_STEP + o] = stored<TENSOR>(weight);
         }
         __syncthreads();
-        first_layer(pixels, first, a, rows + 2, strips + 1);
+        first_layer<TENSOR>(pixels, first, a, rows + 2, strips + 1);
         __syncthreads();
-        if (active) convolve<OUT_STEP>(a + row * INS * ROW + column, least(INS, c1 - c), second + 8 * group, sum);
+        if (active) {
+            const REAL* corner = a + row * INS * ROW<TENSOR> + column;
+            if constexpr (TENSOR)
+                convolve_tensor<2, 9, W2_FORWARD, false>(corner, least(4, rows - row), second, sum);
+            else
+                convolve<OUT_STEP>(corner, least(INS, c1 - c), second + 8 * group, sum);
+        }
         __syncthreads();  // a and the weights are read
     }
 
     // Through shared memory, so that the rows leave in order.
-    REAL* staged = pixels;
+    REAL* staged = pixels + row * wide + column;
+    int plane = band * wide + (TENSOR ? 4 : 0);  // again for the memory banks
     if (active) {
-        for (int p = 0; p < 8; p++) {
-            Four out;
-            for (int l = 0; l < STRIP; l++) out.at[l] = larger(sum[p][l], 0);
-            *(Four*)(staged + ((8 * group + p) * band + row) * wide + column) = out;
+        if constexpr (TENSOR) {
+            each_pair<2>(sum, [&](int r, int c, int o, Two value) {
+                Two out = {larger(value.at[0], 0), larger(value.at[1], 0)};
+                if (row + r < rows) *(Two*)(staged + o * plane + r * wide + c) = out;
+            });
+        } else {
+            for (int p = 0; p < 8; p++) {
+                Four out;
+                for (int l = 0; l < STRIP; l++) out.at[l] = larger(sum[p][l], 0);
+                *(Four*)(staged + (8 * group + p) * plane) = out;
+            }
         }
     }
     __syncthreads();
     each(rows, columns, [&](int r, int c) {
 #pragma unroll 4
-        for (int o = 0; o < outs; o++) y[at(o, r, c)] = staged[(o * band + r) * wide + c];
+        for (int o = 0; o < outs; o++) y[at(o, r, c)] = pixels[o * plane + r * wide + c];
     });
+}
+
+KERNEL __launch_bounds__(288) conv_pair_fwd(const REAL* __restrict__ x, const REAL* __restrict__ w1, const REAL* __restrict__ b1,
+                                            const REAL* __restrict__ w2, const REAL* __restrict__ b2,
+                                            const REAL* __restrict__ live, REAL* __restrict__ y, int h, int w, int c1, int c2,
+                                            int band, int strips) {
+    forward<false>(x, w1, b1, w2, b2, live, y, h, w, c1, c2, band, strips);
+}
+
+KERNEL __launch_bounds__(288, RESIDENT)
+    conv_pair_fwd_tensor(const REAL* __restrict__ x, const REAL* __restrict__ w1, const REAL* __restrict__ b1,
+                         const REAL* __restrict__ w2, const REAL* __restrict__ b2, const REAL* __restrict__ live,
+                         REAL* __restrict__ y, int h, int w, int c1, int c2, int band, int strips) {
+    forward<FLOAT>(x, w1, b1, w2, b2, live, y, h, w, c1, c2, band, strips);
 }
 
 // ---- Backward: w₂ and b₂ -------------------------------------------------------------------------------------------------
 
+// sum[9·p + tap] += z₂·a over one strip of `rows` rows, for one first channel and every fourth second channel. Up to two rows of z₂
+// beyond the last are read, and are 0.
+__device__ __forceinline__ void correlate(const REAL* a, const REAL* z, int rows, REAL sum[36]) {
+    REAL v[3][6];
+    six(v[0], a);
+    six(v[1], a + INS * ROW<false>);
+#pragma unroll 1
+    for (int row = 0; row < rows; row += 3, a += 3 * INS * ROW<false>, z += 3 * OUTS * ROW<false>) {
+#pragma unroll
+        for (int r = 0; r < 3; r++) {  // three rows, after which v is back in place
+            six(v[(r + 2) % 3], a + (r + 2) * INS * ROW<false>);
+#pragma unroll
+            for (int p = 0; p < 4; p++) {
+                Four g = four(z + (r * OUTS + 4 * p) * ROW<false>);
+#pragma unroll
+                for (int tap = 0; tap < 9; tap++)
+                    for (int l = 0; l < STRIP; l++) sum[9 * p + tap] += g.at[l] * v[(r + tap / 3) % 3][tap % 3 + l];
+            }
+        }
+    }
+}
+
 // One block per image, part of its tiles, INS first and OUTS second channels; a tile has `tall` rows, and one strip per warp. A lane
-// has four second channels and one first channel.
-__device__ __forceinline__ void second_gradients(const Sizes& s, const REAL* x, const REAL* w1, const REAL* b1, const REAL* y,
-                                                 const REAL* dy, int tall, int part, int parts, int chunk, bool dead, REAL* shared,
-                                                 REAL* out) {
+// has four second channels and one first channel; or a warp all of them on half of the rows of two strips. sums is
+// [n·parts][C₂·C₁·9 + C₂] (w₂, b₂).
+template <bool TENSOR>
+__device__ __forceinline__ void weights_gradients(const REAL* x, const REAL* w1, const REAL* b1, const REAL* live, const REAL* y,
+                                                  const REAL* dy, REAL* sums, int h, int w, int c1, int c2, int tall, int parts) {
+    extern __shared__ Four shared[];  // of Fours, so that it is aligned
+    Sizes s = {h, w, c1, c2};
     int strips = blockDim.x / WARP, wide = strips * STRIP, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    int ins = pieces_of(s.c1, INS), c0 = chunk % ins * INS, o0 = chunk / ins * OUTS;
+    int ins = pieces_of(c1, INS), chunks = ins * pieces_of(c2, OUTS);
     int across = pieces_of(s.columns2(), wide), tiles = across * pieces_of(s.rows2(), tall);
-    REAL* first = shared;
+    int part = blockIdx.x / chunks % parts;
+    long long image = blockIdx.x / (chunks * parts);
+    __shared__ int c0, o0, start, end;  // not in registers, which are few
+    if (threadIdx.x == 0) {
+        int chunk = blockIdx.x % chunks;
+        c0 = chunk % ins * INS, o0 = chunk / ins * OUTS;
+        start = live && live[image] == (REAL)0 ? tiles : (int)((long long)tiles * part / parts);
+        end = (int)((long long)tiles * (part + 1) / parts);
+    }
+    __syncthreads();
+    x += image * s.pixels();
+    y += image * s.features();
+    dy += image * s.features();
+    REAL* first = (REAL*)shared;
     REAL* bias = first + FIRST_WEIGHTS;
     REAL* pixels = bias + OUTS;
     REAL* z = pixels + (tall + 4) * X_ROW;
-    REAL* a = z + tall * OUTS * ROW;
+    REAL* a = z + tall * OUTS * ROW<TENSOR>;
 
     pack_first(s, w1, b1, c0, first);
     if (threadIdx.x < OUTS) bias[threadIdx.x] = 0;
-    REAL sum[4][9] = {};
+    REAL sum[36] = {};  // 9·p + tap for channel o + 4·p; or as correlate_tensor has them
     int c = lane % INS, o = lane / INS;  // and o + 4, o + 8, o + 12
-    int first_tile = dead ? tiles : (int)((long long)tiles * part / parts), end = (int)((long long)tiles * (part + 1) / parts);
-    for (int tile = first_tile; tile < end; tile++) {
+    for (int tile = start; tile < end; tile++) {
         int left = tile % across * wide, top = tile / across * tall, rows = least(tall, s.rows2() - top);
         load_image(s, x, top, left, pixels, tall + 4, wide + 8);
-        load_z2<OUTS>(s, y, dy, o0, top, left, z, tall, wide);
+        load_z2<TENSOR, OUTS>(s, y, dy, o0, top, left, z, tall, wide);
         __syncthreads();
-        first_layer(pixels, first, a, tall + 2, strips + 1);
+        first_layer<TENSOR>(pixels, first, a, tall + 2, strips + 1);
         if (c0 == 0) {
             for (int p = warp; p < OUTS; p += strips) {
                 REAL total = 0;
                 for (int row = 0; row < rows; row++) {
-                    for (int column = lane; column < wide; column += WARP) total += z[(row * OUTS + p) * ROW + column];
+#pragma unroll 1
+                    for (int column = lane; column < wide; column += WARP) total += z[(row * OUTS + p) * ROW<TENSOR> + column];
                 }
                 total = warp_sum(total);
                 if (lane == 0) bias[p] += total;
             }
         }
         __syncthreads();
-        const REAL* a_row = a + c * ROW + warp * STRIP;
-        const REAL* z_row = z + o * ROW + warp * STRIP;
-        REAL v[3][6];
-        six(v[0], a_row);
-        six(v[1], a_row + INS * ROW);
-#pragma unroll 1
-        for (int row = 0; row < rows; row += 3, a_row += 3 * INS * ROW, z_row += 3 * OUTS * ROW) {
-#pragma unroll
-            for (int r = 0; r < 3; r++) {  // three rows, after which v is back in place; rows beyond the last have z = 0
-                six(v[(r + 2) % 3], a_row + (r + 2) * INS * ROW);
-#pragma unroll
-                for (int p = 0; p < 4; p++) {
-                    Four g = four(z_row + (r * OUTS + 4 * p) * ROW);
-#pragma unroll
-                    for (int tap = 0; tap < 9; tap++)
-                        for (int l = 0; l < STRIP; l++) sum[p][tap] += g.at[l] * v[(r + tap / 3) % 3][tap % 3 + l];
-                }
-            }
+        if constexpr (TENSOR) {
+            int top_row = warp / (strips / 2) * (tall / 2), column = warp % (strips / 2) * 8;
+            const REAL* a_at = a + top_row * INS * ROW<TENSOR> + column;
+            correlate_tensor(a_at, z + top_row * OUTS * ROW<TENSOR> + column, least(tall / 2, rows - top_row), sum);
+        } else {
+            correlate(a + c * ROW<TENSOR> + warp * STRIP, z + o * ROW<TENSOR> + warp * STRIP, rows, sum);
         }
         __syncthreads();  // before the next tile is loaded
     }
@@ -299,25 +468,41 @@ __device__ __forceinline__ void second_gradients(const Sizes& s, const REAL* x, 
         int half = (active + 1) / 2;
         REAL* mine = pixels + (warp - half) * OUTS * INS * 9 + lane;
         if (warp >= half && warp < active) {
-            for (int i = 0; i < 36; i++) mine[i * WARP] = sum[i / 9][i % 9];
+            for (int i = 0; i < 36; i++) mine[i * WARP] = sum[i];
         }
         __syncthreads();
         const REAL* other = pixels + warp * OUTS * INS * 9 + lane;
         if (warp + half < active) {
-            for (int i = 0; i < 36; i++) sum[i / 9][i % 9] += other[i * WARP];
+            for (int i = 0; i < 36; i++) sum[i] += other[i * WARP];
         }
         __syncthreads();
     }
     if (warp == 0) {
-        for (int i = 0; i < 36; i++) pixels[i * WARP + lane] = sum[i / 9][i % 9];
+        for (int i = 0; i < 36; i++) pixels[i * WARP + lane] = sum[i];
     }
     __syncthreads();
+    REAL* out = sums + (image * parts + part) * (c2 * c1 * 9 + c2);
     for (int i = threadIdx.x; i < OUTS * INS * 9; i += blockDim.x) {
         int channel = i / (INS * 9), k = i % (INS * 9);  // as in w₂, and now to where the sum lies
-        int from = (channel / 4 * 9 + k % 9) * WARP + channel % 4 * INS + k / 9;
-        if (o0 + channel < s.c2 && c0 + k / 9 < s.c1) out[((o0 + channel) * s.c1 + c0) * 9 + k] = pixels[from];
+        int from = TENSOR ? (k % 9 * 4 + channel / 8 * 2 + k / 9 % 2) * WARP + channel % 8 * 4 + k / 18
+                          : (channel / 4 * 9 + k % 9) * WARP + channel % 4 * INS + k / 9;
+        if (o0 + channel < c2 && c0 + k / 9 < c1) out[((o0 + channel) * c1 + c0) * 9 + k] = pixels[from];
     }
-    if (c0 == 0 && threadIdx.x < OUTS && o0 + threadIdx.x < s.c2) out[s.c2 * s.c1 * 9 + o0 + threadIdx.x] = bias[threadIdx.x];
+    if (c0 == 0 && threadIdx.x < OUTS && o0 + threadIdx.x < c2) out[c2 * c1 * 9 + o0 + threadIdx.x] = bias[threadIdx.x];
+}
+
+KERNEL __launch_bounds__(384, RESIDENT)
+    conv_pair_bwd_weights(const REAL* __restrict__ x, const REAL* __restrict__ w1, const REAL* __restrict__ b1,
+                          const REAL* __restrict__ live, const REAL* __restrict__ y, const REAL* __restrict__ dy,
+                          REAL* __restrict__ sums, int h, int w, int c1, int c2, int tall, int parts) {
+    weights_gradients<false>(x, w1, b1, live, y, dy, sums, h, w, c1, c2, tall, parts);
+}
+
+KERNEL __launch_bounds__(384, RESIDENT)
+    conv_pair_bwd_weights_tensor(const REAL* __restrict__ x, const REAL* __restrict__ w1, const REAL* __restrict__ b1,
+                                 const REAL* __restrict__ live, const REAL* __restrict__ y, const REAL* __restrict__ dy,
+                                 REAL* __restrict__ sums, int h, int w, int c1, int c2, int tall, int parts) {
+    weights_gradients<FLOAT>(x, w1, b1, live, y, dy, sums, h, w, c1, c2, tall, parts);
 }
 
 // ---- Backward: x, w₁ and b₁ ----------------------------------------------------------------------------------------------
@@ -335,9 +520,10 @@ __device__ __forceinline__ Patch patch_of(const Sizes& s, int top, int left, int
     return p;
 }
 
-// Σ z₁·x for w₁ and Σ z₁ for b₁ over the positions that lie in this tile itself, to out [INS][10]. z₁ starts 2 rows above and
-// 4 columns before the tile. A lane has one channel on one strip of some rows.
-__device__ __forceinline__ void first_gradients(const Sizes& s, const Patch& patch, const REAL* pixels, const REAL* z1, REAL* partial, int channels, REAL* out) {
+// Σ z₁·x for w₁ and Σ z₁ for b₁ over the positions that lie in this tile itself, from channel c0 on, to out [C₁·9 + C₁]. z₁ starts
+// 2 rows above and 4 columns before the tile. A lane has one channel on one strip of some rows.
+__device__ __forceinline__ void first_gradients(const Sizes& s, const Patch& patch, const REAL* pixels, const REAL* z1, REAL* partial,
+                                                int c0, REAL* out) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = lane % INS, slot = threadIdx.x / INS;
     int rows = patch.z_top + patch.z_rows - patch.top, strips = pieces_of(patch.z_left + patch.z_columns - patch.left, STRIP);
     REAL sum[10] = {};
@@ -363,68 +549,106 @@ __device__ __forceinline__ void first_gradients(const Sizes& s, const Patch& pat
         if (lane < INS) partial[(warp * INS + c) * 10 + i] = sum[i];
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < channels * 10; i += blockDim.x) {
+    for (int i = threadIdx.x; i < least(INS, s.c1 - c0) * 10; i += blockDim.x) {
         REAL total = 0;
         for (int other = 0; other < (int)(blockDim.x / WARP); other++) total += partial[other * INS * 10 + i];
-        out[i] = total;
+        int channel = c0 + i / 10, tap = i % 10;
+        out[tap < 9 ? channel * 9 + tap : s.c1 * 9 + channel] = total;
     }
 }
 
-// One block per image and tile of x, `band` rows of `wide` columns; a thread has INS channels of z₁ on one strip.
-__device__ __forceinline__ void input_gradients(const Sizes& s, const REAL* x, const REAL* w1, const REAL* b1, const REAL* w2,
-                                                const REAL* y, const REAL* dy, int tile, int band, int wide, bool dead, REAL* shared,
-                                                REAL* dx, int add_dx, REAL* out) {
-    int across = pieces_of(s.w, wide);
-    Patch patch = patch_of(s, tile / across * band, tile % across * wide, band, wide);
-    auto at = [&](int r, int c) { return (patch.top + r) * s.w + patch.left + c; };
-    if (dead) {
+// One block per image and tile of x, `band` rows of `wide` columns; a thread has INS channels of z₁ on one strip. With tensor cores
+// a warp first has their sums on four strips of a quarter of the rows. sums is [n·tiles][C₁·9 + C₁] (w₁, b₁).
+template <bool TENSOR>
+__device__ __forceinline__ void input_gradients(const REAL* x, const REAL* w1, const REAL* b1, const REAL* w2, const REAL* live,
+                                                const REAL* y, const REAL* dy, REAL* dx, int add_dx, REAL* sums, int h, int w,
+                                                int c1, int c2, int band, int wide) {
+    extern __shared__ Four shared[];  // of Fours, so that it is aligned
+    Sizes s = {h, w, c1, c2};
+    int across = pieces_of(w, wide), tiles = across * pieces_of(h, band), tile = blockIdx.x % tiles;
+    __shared__ int image;  // in shared memory, as Patch: registers are few
+    __shared__ Patch patch;
+    if (threadIdx.x == 0) {
+        image = blockIdx.x / tiles;
+        patch = patch_of(s, tile / across * band, tile % across * wide, band, wide);
+    }
+    __syncthreads();
+    x += image * s.pixels();
+    y += image * s.features();
+    dy += image * s.features();
+    if (dx) dx += image * s.pixels();
+    REAL* out = sums + (long long)blockIdx.x * c1 * 10;
+    auto at = [&](int r, int c) { return (patch.top + r) * w + patch.left + c; };
+    if (live && live[image] == (REAL)0) {
         if (dx && !add_dx) each(patch.rows, patch.columns, [&](int r, int c) { dx[at(r, c)] = 0; });
-        for (int i = threadIdx.x; i < s.c1 * 10; i += blockDim.x) out[i] = 0;
+        for (int i = threadIdx.x; i < c1 * 10; i += blockDim.x) out[i] = 0;
         return;
     }
     int warps = blockDim.x / WARP, columns = (warps + 1) * STRIP, x_strips = pieces_of(wide, STRIP);
-    REAL* first = shared;
+    REAL* first = (REAL*)shared;
     REAL* mirrored = first + FIRST_WEIGHTS;
-    REAL* second = mirrored + INS * IN_STEP;
+    REAL* second = mirrored + INS * TAPS;
     REAL* partial = second + INS * 9 * IN_STEP;
     REAL* gradient = partial + warps * INS * 10;
-    REAL* pixels = gradient + band * ROW;
+    REAL* pixels = gradient + band * ROW<TENSOR>;
     REAL* z2 = pixels + (band + 4) * X_ROW;
     REAL* z1 = z2;  // z₁ takes the place of z₂
     load_image(s, x, patch.z_top, patch.z_left, pixels, patch.z_rows + 2, columns);
 
     int strips = pieces_of(patch.z_columns, STRIP), row = threadIdx.x / strips, column = (threadIdx.x - row * strips) * STRIP;
     bool active = row < patch.z_rows;
+    int first_row = 0, side = 0, rows = 0;  // of a warp, with tensor cores
+    if constexpr (TENSOR) {
+        int quarter = pieces_of(patch.z_rows, 4), warp = threadIdx.x / WARP;
+        first_row = warp % 4 * quarter, side = warp / 4 * 16;
+        rows = side < patch.z_columns ? least(quarter, patch.z_rows - first_row) : 0;
+    }
     for (int c0 = 0; c0 < s.c1; c0 += INS) {
         int channels = least(INS, s.c1 - c0);
         pack_first(s, w1, b1, c0, first);
         for (int i = threadIdx.x; i < INS * 9; i += blockDim.x) {
-            mirrored[i / 9 * IN_STEP + 8 - i % 9] = i < channels * 9 ? w1[c0 * 9 + i] : (REAL)0;
+            mirrored[i / 9 * TAPS + 8 - i % 9] = i < channels * 9 ? w1[c0 * 9 + i] : (REAL)0;
         }
         REAL sum[8][STRIP] = {};
         for (int o0 = 0; o0 < s.c2; o0 += 8) {
             for (int i = threadIdx.x; i < 8 * INS * 9; i += blockDim.x) {
                 int o = i / (INS * 9), k = i % (INS * 9), c = k / 9;
                 bool inside = o0 + o < s.c2 && c < channels;
-                second[(o * 9 + 8 - k % 9) * IN_STEP + c] = inside ? w2[((o0 + o) * s.c1 + c0) * 9 + k] : (REAL)0;
+                REAL weight = inside ? w2[((o0 + o) * s.c1 + c0) * 9 + k] : (REAL)0;
+                second[TENSOR ? o * W2_BACKWARD + k : (o * 9 + 8 - k % 9) * IN_STEP + c] = stored<TENSOR>(weight);
             }
-            load_z2<8>(s, y, dy, o0, patch.z_top - 2, patch.z_left - 2, z2, patch.z_rows + 2, columns);
+            load_z2<TENSOR, 8>(s, y, dy, o0, patch.z_top - 2, patch.z_left - 2, z2, patch.z_rows + 2, columns);
             __syncthreads();
-            if (active) convolve<IN_STEP>(z2 + row * 8 * ROW + column, least(8, s.c2 - o0), second, sum);
+            if constexpr (TENSOR) {
+                const REAL* z2_at = z2 + first_row * 8 * ROW<TENSOR> + side;
+                if (rows > 0) convolve_tensor<1, W2_BACKWARD, 9, true>(z2_at, rows, second, sum);
+            } else {
+                if (active) convolve<IN_STEP>(z2 + row * 8 * ROW<TENSOR> + column, least(8, s.c2 - o0), second, sum);
+            }
             __syncthreads();  // z₂ and its weights are read
         }
         for (int i = threadIdx.x; i < (band + 2) * INS * Z1_ROW / 4; i += blockDim.x) ((Four*)z1)[i] = Four{};
         __syncthreads();
+        REAL* corner = z1 + (patch.z_top - patch.top + 2) * INS * Z1_ROW + patch.z_left - patch.left + 4;
+        if constexpr (TENSOR) {
+            each_pair<1>(sum, [&](int r, int c, int channel, Two value) {
+                REAL* to = corner + ((first_row + r) * INS + channel) * Z1_ROW + side + c;
+                if (r < rows && side + c < patch.z_columns) *(Two*)to = value;
+            });
+            __syncthreads();
+        }
         if (active) {
-            REAL* to = z1 + (patch.z_top - patch.top + 2 + row) * INS * Z1_ROW + patch.z_left - patch.left + 4 + column;
-#pragma unroll
+            REAL* to = corner + row * INS * Z1_ROW + column;
+#pragma unroll(TENSOR ? 1 : 2)  // without tensor cores, for the sake of the sums in registers
             for (int half = 0; half < 2; half++) {
                 REAL a[4][STRIP];
                 first_sums(pixels + row * X_ROW + column, first + 4 * half, a);
                 for (int p = 0; p < 4; p++) {
                     Four z;
+                    if constexpr (TENSOR) z = four(to + (4 * half + p) * Z1_ROW);
                     for (int l = 0; l < STRIP; l++) {
-                        z.at[l] = a[p][l] > (REAL)0 && column + l < patch.z_columns ? sum[4 * half + p][l] : (REAL)0;
+                        REAL g = TENSOR ? z.at[l] : sum[4 * half + p][l];
+                        z.at[l] = a[p][l] > (REAL)0 && column + l < patch.z_columns ? g : (REAL)0;
                     }
                     *(Four*)(to + (4 * half + p) * Z1_ROW) = z;
                 }
@@ -441,80 +665,59 @@ __device__ __forceinline__ void input_gradients(const Sizes& s, const REAL* x, c
                         REAL v[6];
                         six_before(v, z1 + ((r + tap_row) * INS + channel) * Z1_ROW + c + 2);
                         for (int tap = 0; tap < 3; tap++)
-                            for (int l = 0; l < STRIP; l++) g[l] += v[tap + l] * mirrored[channel * IN_STEP + tap_row * 3 + tap];
+                            for (int l = 0; l < STRIP; l++) g[l] += v[tap + l] * mirrored[channel * TAPS + tap_row * 3 + tap];
                     }
                 }
                 // The same thread comes back to the same pixels for the next channels.
-                Four* sum_so_far = (Four*)(gradient + r * ROW + c);
+                Four* sum_so_far = (Four*)(gradient + r * ROW<TENSOR> + c);
                 Four total = c0 ? *sum_so_far : Four{};
                 for (int l = 0; l < STRIP; l++) total.at[l] += g[l];
                 *sum_so_far = total;
             }
         }
-        first_gradients(s, patch, pixels, z1, partial, channels, out + c0 * 10);
+        first_gradients(s, patch, pixels, z1, partial, c0, out);
         __syncthreads();  // z₁ and the weights are read, and `gradient` is complete
     }
     if (dx) {
         each(patch.rows, patch.columns,
-             [&](int r, int c) { put(dx, at(r, c), gradient[r * ROW + c], add_dx); });
+             [&](int r, int c) { put(dx, at(r, c), gradient[r * ROW<TENSOR> + c], add_dx); });
     }
 }
 
-// The first n·parts·chunks blocks are of the first kind, the others of the second. sums2 is [n·parts][C₂·C₁·9 + C₂] (w₂, b₂),
-// sums1 [n·tiles][C₁][10] (nine taps of w₁, b₁).
 KERNEL __launch_bounds__(384, RESIDENT)
-    conv_pair_bwd(const REAL* __restrict__ x, const REAL* __restrict__ w1, const REAL* __restrict__ b1, const REAL* __restrict__ w2,
-                  const REAL* __restrict__ live, const REAL* __restrict__ y, const REAL* __restrict__ dy, REAL* __restrict__ dx,
-                  int add_dx, REAL* __restrict__ sums2, REAL* __restrict__ sums1, int n, int h, int w, int c1, int c2, int tall,
-                  int parts, int band, int wide) {
-    extern __shared__ Four shared[];  // of Fours, so that it is aligned
-    Sizes s = {h, w, c1, c2};
-    int chunks = pieces_of(c1, INS) * pieces_of(c2, OUTS), tiles = pieces_of(h, band) * pieces_of(w, wide);
-    int block = blockIdx.x;
-    bool of_weights = block < n * parts * chunks;
-    if (!of_weights) block -= n * parts * chunks;
-    long long image = of_weights ? block / (parts * chunks) : block / tiles;
-    bool dead = live && live[image] == (REAL)0;
-    x += image * s.pixels();
-    y += image * s.features();
-    dy += image * s.features();
-    if (of_weights) {
-        int chunk = block % chunks, part = block / chunks % parts;
-        REAL* out = sums2 + (image * parts + part) * (c2 * c1 * 9 + c2);
-        second_gradients(s, x, w1, b1, y, dy, tall, part, parts, chunk, dead, (REAL*)shared, out);
-    } else {
-        REAL* to = dx ? dx + image * s.pixels() : dx;
-        input_gradients(s, x, w1, b1, w2, y, dy, block % tiles, band, wide, dead, (REAL*)shared, to, add_dx,
-                        sums1 + (long long)block * c1 * 10);
-    }
+    conv_pair_bwd_input(const REAL* __restrict__ x, const REAL* __restrict__ w1, const REAL* __restrict__ b1,
+                        const REAL* __restrict__ w2, const REAL* __restrict__ live, const REAL* __restrict__ y,
+                        const REAL* __restrict__ dy, REAL* __restrict__ dx, int add_dx, REAL* __restrict__ sums, int h, int w, int c1,
+                        int c2, int band, int wide) {
+    input_gradients<false>(x, w1, b1, w2, live, y, dy, dx, add_dx, sums, h, w, c1, c2, band, wide);
 }
 
-// The partial sums of conv_pair_bwd, added up: a thread adds an eighth of them in order, then the eighths are added in order. The
-// first blocks are for sums1, the others for sums2.
-KERNEL __launch_bounds__(256)
-    conv_pair_sum(const REAL* __restrict__ sums2, const REAL* __restrict__ sums1, REAL* dw1, int add_dw1, REAL* db1, int add_db1,
-                  REAL* dw2, int add_dw2, REAL* db2, int add_db2, int c1, int c2, int count2, int count1) {
+KERNEL __launch_bounds__(384, RESIDENT)
+    conv_pair_bwd_input_tensor(const REAL* __restrict__ x, const REAL* __restrict__ w1, const REAL* __restrict__ b1,
+                               const REAL* __restrict__ w2, const REAL* __restrict__ live, const REAL* __restrict__ y,
+                               const REAL* __restrict__ dy, REAL* __restrict__ dx, int add_dx, REAL* __restrict__ sums, int h, int w,
+                               int c1, int c2, int band, int wide) {
+    input_gradients<FLOAT>(x, w1, b1, w2, live, y, dy, dx, add_dx, sums, h, w, c1, c2, band, wide);
+}
+
+// ---- The sums of both ----------------------------------------------------------------------------------------------------
+
+// Adds up the `count` rows of partial sums of a layer, [weights + biases] each: a thread adds an eighth of them in order, then the
+// eighths are added in order.
+KERNEL __launch_bounds__(256) conv_pair_sum(const REAL* __restrict__ sums, REAL* dw, int add_dw, REAL* db, int add_db, int weights,
+                                            int biases, int count) {
     __shared__ REAL part[8][WARP];
-    int lane = threadIdx.x % WARP, eighth = threadIdx.x / WARP, blocks1 = pieces_of(c1 * 10, WARP);
-    bool is_first = blockIdx.x < blocks1;
-    long long weights2 = (long long)c2 * c1 * 9, size = is_first ? c1 * 10 : weights2 + c2;
-    long long i = (long long)(blockIdx.x - (is_first ? 0 : blocks1)) * WARP + lane;
-    const REAL* from = (is_first ? sums1 : sums2) + (i < size ? i : 0);
-    int count = is_first ? count1 : count2, end = (int)((long long)count * (eighth + 1) / 8);
+    int lane = threadIdx.x % WARP, eighth = threadIdx.x / WARP, i = blockIdx.x * WARP + lane, size = weights + biases;
+    const REAL* from = sums + (i < size ? i : 0);
+    int end = (int)((long long)count * (eighth + 1) / 8);
     REAL sum = 0;
 #pragma unroll 8
-    for (int k = (int)((long long)count * eighth / 8); k < end; k++) sum += from[k * size];
+    for (int k = (int)((long long)count * eighth / 8); k < end; k++) sum += from[(long long)k * size];
     part[eighth][lane] = sum;
     __syncthreads();
     if (eighth > 0 || i >= size) return;
     sum = 0;
     for (int k = 0; k < 8; k++) sum += part[k][lane];
-    if (is_first) {
-        int c = (int)i / 10, tap = (int)i % 10;
-        if (tap < 9 && dw1) put(dw1, c * 9 + tap, sum, add_dw1);
-        if (tap == 9 && db1) put(db1, c, sum, add_db1);
-    } else {
-        if (i < weights2 && dw2) put(dw2, i, sum, add_dw2);
-        if (i >= weights2 && db2) put(db2, i - weights2, sum, add_db2);
-    }
+    if (i < weights && dw) put(dw, i, sum, add_dw);
+    if (i >= weights && db) put(db, i - weights, sum, add_db);
 }

@@ -1,10 +1,14 @@
 //! Images: convolutions, affine maps and sampling through them, the likelihood.
 
 use super::{Case, mask, normal, uniform};
-use dood::ops::{Angle, Likelihood, residual_ratio};
+use dood::{
+    MathMode,
+    ops::{Angle, Likelihood, residual_ratio},
+};
 
-/// Sizes N, H, W, C₁, C₂: one tile, several tiles of rows and columns, channels in several chunks, several tiles for one block.
-const CONVOLUTIONS: [[usize; 5]; 7] = [
+/// Sizes N, H, W, C₁, C₂: one tile, several tiles of rows and columns, channels in several chunks, several tiles for one block, the
+/// published size.
+const CONVOLUTIONS: [[usize; 5]; 8] = [
     [3, 9, 9, 8, 16],
     [2, 5, 7, 3, 5],
     [1, 20, 22, 8, 16],
@@ -12,6 +16,7 @@ const CONVOLUTIONS: [[usize; 5]; 7] = [
     [1, 7, 61, 2, 9],
     [1, 8, 9, 11, 18],
     [128, 18, 5, 1, 2],
+    [1, 50, 50, 8, 16],
 ];
 
 fn convolution([n, h, w, c1, c2]: [usize; 5]) -> Case {
@@ -19,6 +24,22 @@ fn convolution([n, h, w, c1, c2]: [usize; 5]) -> Case {
     Case::new(format!("conv_pair {n}x{h}x{w}, {c1} and {c2} channels"), &shapes, |_, x, constants| {
         x[0].conv_pair(x[1], x[2], x[3], x[4], constants.first())
     })
+}
+
+/// Every convolution with both kinds of rounding; some images are not live in the last but one. Inputs are multiples of ¼, which need
+/// no rounding, and neither do the numbers after the first layer: so no ReLU falls on the other side, which would be an error of
+/// another size. What goes backward is rounded, and all is in the last, whose ReLUs are few.
+fn rounded_convolutions() -> Vec<Case> {
+    let modes = [(MathMode::Tf32, 2e-3), (MathMode::Bf16, 2e-2)];
+    let of = |(math, allowed): (MathMode, f64)| {
+        let live = convolution([3, 8, 8, 3, 4]).with_constant(&[3], mask(3, 3));
+        let mut cases: Vec<Case> = CONVOLUTIONS.map(convolution).into_iter().chain([live]).collect();
+        let inputs = cases.iter_mut().flat_map(|case| &mut case.inputs);
+        inputs.flat_map(|(_, values)| values).for_each(|value| *value = (*value * 4.0).round() / 4.0);
+        cases.push(convolution([2, 5, 7, 3, 5]));
+        cases.into_iter().map(move |case| case.with_math(math, allowed))
+    };
+    modes.into_iter().flat_map(of).collect()
 }
 
 /// Maps that look closer, some turned, one upside down, one far beyond the image, one of almost no size, one of a line.
@@ -95,6 +116,7 @@ fn likelihoods() -> Vec<Case> {
 pub fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = CONVOLUTIONS.map(convolution).into();
     cases.push(convolution([3, 8, 8, 3, 4]).with_constant(&[3], mask(3, 3)));
+    cases.extend(rounded_convolutions());
     cases.extend([sampling(9, 9, false), sampling(5, 23, true), sampling(18, 1, false)]);
     cases.extend(of_images_without_gradient());
     cases.extend(affines());

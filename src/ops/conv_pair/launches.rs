@@ -2,7 +2,7 @@
 
 use super::{ConvPair, Dims};
 use crate::{
-    DType, Tensor,
+    DType, MathMode, Tensor,
     gpu::{Arg, Gpu, Launch, Span, args, grad},
     tape::Slot,
 };
@@ -11,65 +11,102 @@ use crate::{
 const INS: usize = 8;
 const OUTS: usize = 16;
 const STRIP: usize = 4;
-/// Elements from one row to the next in shared memory: of a and z₂, of x, of z₁.
-const ROW: usize = 52;
+/// Elements from one row to the next in shared memory: of x, of z₁.
 const X_ROW: usize = 56;
 const Z1_ROW: usize = 60;
 
+/// Which of the kernels run, those with `_tensor` at their names' end or those without, and on what numbers.
+#[derive(Clone, Copy)]
+struct Kind {
+    dtype: DType,
+    tensor: bool,
+}
+
+impl Kind {
+    fn of(gpu: &Gpu) -> Self {
+        Kind { dtype: gpu.dtype(), tensor: gpu.math() != MathMode::F32 }
+    }
+
+    /// Elements from one row of a or z₂ to the next in shared memory.
+    fn row(self) -> usize {
+        if self.tensor { 56 } else { 52 }
+    }
+
+    /// The strips of each of as few blocks as hold `columns`, at most 12. Tensor cores take `square` strips at a time.
+    fn strips(self, columns: usize, square: usize) -> usize {
+        let strips = columns.div_ceil(STRIP);
+        let strips = strips.div_ceil(strips.div_ceil(12));
+        if self.tensor { strips.next_multiple_of(square) } else { strips }
+    }
+}
+
 /// The launch of conv_pair_fwd, the rows per block and the strips per row.
-fn forward_launch(gpu: &Gpu, d: &Dims) -> (Launch, usize, usize) {
+fn forward_launch(kind: Kind, d: &Dims) -> (Launch, usize, usize) {
     assert!(
         d.features().max(d.h * d.w) <= i32::MAX as usize,
         "conv_pair: an image or its features exceed 2^31 elements"
     );
-    let (height, strips) = (d.h - 4, (d.w - 4).div_ceil(STRIP));
+    let (height, strips) = (d.h - 4, kind.strips(d.w - 4, 4));
     let band = height.div_ceil(height.div_ceil(12));
-    let strips = strips.div_ceil(strips.div_ceil(12));
-    let blocks = height.div_ceil(band) * (d.w - 4).div_ceil(strips * STRIP) * d.c2.div_ceil(OUTS);
     let wide = strips * STRIP;
-    let work = (band + 4) * X_ROW + (band + 2) * INS * ROW;
-    let shared = 10 * INS + INS * 9 * 20 + work.max(OUTS * band * wide);
-    let threads = band * strips * d.c2.min(OUTS).div_ceil(8);
-    let launch = Launch::rows(d.n * blocks, threads.next_multiple_of(32)).shared(shared * gpu.dtype().bytes());
-    (launch, band, strips)
+    let blocks = height.div_ceil(band) * (d.w - 4).div_ceil(wide) * d.c2.div_ceil(OUTS);
+    let work = (band + 4) * X_ROW + (band + 2) * INS * kind.row();
+    let shared = 10 * INS + INS * 9 * 20 + work.max(OUTS * (band * wide + 4));
+    let threads = match kind.tensor {
+        true => 32 * band.div_ceil(4) * strips / 4,
+        false => (band * strips * d.c2.min(OUTS).div_ceil(8)).next_multiple_of(32),
+    };
+    (Launch::rows(d.n * blocks, threads).shared(shared * kind.dtype.bytes()), band, strips)
 }
 
-/// How conv_pair_bwd is cut into blocks.
-struct BackwardPlan {
+/// How conv_pair_bwd_input is cut into blocks.
+struct InputPlan {
     launch: Launch,
-    /// Rows of z₂ per tile, and parts per image, of the blocks for w₂ and b₂.
-    tall: usize,
-    parts: usize,
-    /// Rows and columns of x per tile, and tiles per image, of the blocks for x, w₁ and b₁.
+    /// Rows and columns of x per tile, and tiles per image.
     band: usize,
     wide: usize,
     tiles: usize,
 }
 
-impl BackwardPlan {
-    fn new(dtype: DType, d: &Dims) -> Self {
+impl InputPlan {
+    fn new(kind: Kind, d: &Dims) -> Self {
         // Two blocks of floats, or one of doubles, are to find room on a multiprocessor.
-        let (tall, most) = if dtype == DType::F32 { (12, 30) } else { (6, 14) };
+        let most = if kind.dtype == DType::F32 { 30 } else { 14 };
         // A tile that is the whole image has no halo. A thread has a strip of z₁: at most 12 strips in 32 rows.
         let down = if d.h <= most + 4 { 1 } else { d.h.div_ceil(most) };
         let across = if d.w <= 50 { 1 } else { d.w.div_ceil(44) };
         let (band, wide) = (d.h.div_ceil(down), d.w.div_ceil(across));
         let tiles = d.h.div_ceil(band) * d.w.div_ceil(wide);
-        let strips = if across == 1 { d.w - 2 } else { wide + 4 }.div_ceil(STRIP);
+        let strips = kind.strips(if across == 1 { d.w - 2 } else { wide + 4 }, 4);
 
-        let chunks = d.c1.div_ceil(INS) * d.c2.div_ceil(OUTS);
-        let weight_tiles = (d.h - 4).div_ceil(tall) * (d.w - 4).div_ceil(strips * STRIP);
-        let parts = 128usize.div_ceil((d.n * chunks).max(1)).min(weight_tiles);
-
-        let of_weights = (tall + 4) * X_ROW + (tall * OUTS + (tall + 2) * INS) * ROW;
-        let of_weights = 10 * INS + OUTS + of_weights.max(strips.div_ceil(2) * OUTS * INS * 9);
-        let planes = INS * ((band + 4) * ROW).max((band + 2) * Z1_ROW);
+        let planes = INS * ((band + 4) * kind.row()).max((band + 2) * Z1_ROW);
         let sums = INS * 10 * (1 + strips) + INS * 12 * (1 + 9);
-        let of_input = sums + band * ROW + (band + 4) * X_ROW + planes;
+        let shared = sums + band * kind.row() + (band + 4) * X_ROW + planes;
+        let launch = Launch::rows(d.n * tiles, 32 * strips).shared(shared * kind.dtype.bytes());
+        InputPlan { launch, band, wide, tiles }
+    }
+}
 
-        let blocks = d.n * (parts * chunks + tiles);
-        let launch = Launch::rows(blocks, 32 * strips).shared(of_weights.max(of_input) * dtype.bytes());
-        BackwardPlan { launch, tall, parts, band, wide, tiles }
+/// How conv_pair_bwd_weights is cut into blocks.
+struct WeightsPlan {
+    launch: Launch,
+    /// Rows of z₂ per tile, and parts per image.
+    tall: usize,
+    parts: usize,
+}
+
+impl WeightsPlan {
+    fn new(kind: Kind, d: &Dims) -> Self {
+        let tall = if kind.dtype == DType::F32 { 12 } else { 6 };
+        let strips = kind.strips(d.w - 4, 2);
+        let chunks = d.c1.div_ceil(INS) * d.c2.div_ceil(OUTS);
+        let tiles = (d.h - 4).div_ceil(tall) * (d.w - 4).div_ceil(strips * STRIP);
+        let parts = 128usize.div_ceil((d.n * chunks).max(1)).min(tiles);
+
+        let tile = (tall + 4) * X_ROW + (tall * OUTS + (tall + 2) * INS) * kind.row();
+        let shared = 10 * INS + OUTS + tile.max(strips.div_ceil(2) * OUTS * INS * 9);
+        let launch = Launch::rows(d.n * parts * chunks, 32 * strips).shared(shared * kind.dtype.bytes());
+        WeightsPlan { launch, tall, parts }
     }
 }
 
@@ -84,49 +121,43 @@ impl ConvPair {
             return self.forward_naive(gpu, x, y);
         }
         let d = Dims::of(x);
-        let (launch, band, strips) = forward_launch(gpu, &d);
+        let kind = Kind::of(gpu);
+        let (launch, band, strips) = forward_launch(kind, &d);
         let live = self.live(d.n);
         let args = args![&x[0], &x[1], &x[2], &x[3], &x[4], live, y.out(), d.h, d.w, d.c1, d.c2, band, strips];
-        gpu.launch("conv_pair", "conv_pair_fwd", launch, args);
+        let kernel = if kind.tensor { "conv_pair_fwd_tensor" } else { "conv_pair_fwd" };
+        gpu.launch("conv_pair", kernel, launch, args);
     }
 
     pub(super) fn backward_gpu(&self, gpu: &Gpu, x: &[Tensor], y: &Tensor, dy: &Tensor, slots: &mut [Option<Slot>]) {
         if gpu.naive() {
             return self.backward_naive(gpu, x, y, dy, slots);
         }
-        let (d, cx) = (Dims::of(x), y.device());
-        let plan = BackwardPlan::new(gpu.dtype(), &d);
-        let second = d.c2 * d.c1 * 9 + d.c2;
-        let (rows2, rows1) = (d.n * plan.parts, d.n * plan.tiles);
-        let (sums2, sums1) = (Tensor::empty(cx, &[rows2, second]), Tensor::empty(cx, &[rows1, d.c1 * 10]));
-        let [image, add] = grad(&mut slots[0]);
-        let args = args![
-            &x[0],
-            &x[1],
-            &x[2],
-            &x[3],
-            self.live(d.n),
-            y,
-            dy,
-            image,
-            add,
-            sums2.out(),
-            sums1.out(),
-            d.n,
-            d.h,
-            d.w,
-            d.c1,
-            d.c2,
-            plan.tall,
-            plan.parts,
-            plan.band,
-            plan.wide,
-        ];
-        gpu.launch("conv_pair", "conv_pair_bwd", plan.launch, args);
-        let [[dw1, add1], [db1, add2], [dw2, add3], [db2, add4]] = [1, 2, 3, 4].map(|i| grad(&mut slots[i]));
-        let launch = Launch::rows(second.div_ceil(32) + (d.c1 * 10).div_ceil(32), 256);
-        let args = args![&sums2, &sums1, dw1, add1, db1, add2, dw2, add3, db2, add4, d.c1, d.c2, rows2, rows1];
-        gpu.launch("conv_pair", "conv_pair_sum", launch, args);
+        let (d, cx, kind) = (Dims::of(x), y.device(), Kind::of(gpu));
+        let [[dx, add], first @ .., dw2, db2] = [0, 1, 2, 3, 4].map(|i| grad(&mut slots[i]));
+        let (weights1, weights2) = (d.c1 * 9, d.c2 * d.c1 * 9);
+
+        let plan = InputPlan::new(kind, &d);
+        let sums1 = Tensor::empty(cx, &[d.n * plan.tiles, weights1 + d.c1]);
+        let sizes = args![d.h, d.w, d.c1, d.c2, plan.band, plan.wide];
+        let args = args![&x[0], &x[1], &x[2], &x[3], self.live(d.n), y, dy, dx, add, sums1.out()];
+        let kernel = if kind.tensor { "conv_pair_bwd_input_tensor" } else { "conv_pair_bwd_input" };
+        gpu.launch("conv_pair", kernel, plan.launch, &[&args[..], sizes].concat());
+
+        let plan = WeightsPlan::new(kind, &d);
+        let sums2 = Tensor::empty(cx, &[d.n * plan.parts, weights2 + d.c2]);
+        let sizes = args![d.h, d.w, d.c1, d.c2, plan.tall, plan.parts];
+        let args = args![&x[0], &x[1], &x[2], self.live(d.n), y, dy, sums2.out()];
+        let kernel = if kind.tensor { "conv_pair_bwd_weights_tensor" } else { "conv_pair_bwd_weights" };
+        gpu.launch("conv_pair", kernel, plan.launch, &[&args[..], sizes].concat());
+
+        for (sums, [[dw, add_w], [db, add_b]], weights, biases) in
+            [(sums1, first, weights1, d.c1), (sums2, [dw2, db2], weights2, d.c2)]
+        {
+            let launch = Launch::rows((weights + biases).div_ceil(32), 256);
+            let args = args![&sums, dw, add_w, db, add_b, weights, biases, sums.shape()[0]];
+            gpu.launch("conv_pair", "conv_pair_sum", launch, args);
+        }
     }
 }
 
