@@ -45,9 +45,12 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "tanh_ratio",
 ];
 
-/// What all kernel files share, and what those share that ask for it by `#include "gemm.cuh"`.
-const HEADERS: &[(&str, &str)] =
-    &[("common.cuh", include_str!("../../kernels/common.cuh")), ("gemm.cuh", include_str!("../../kernels/gemm.cuh"))];
+macro_rules! headers {
+    ($($name:literal),* $(,)?) => { &[$(($name, include_str!(concat!("../../kernels/", $name)))),*] };
+}
+
+/// What all kernel files share, and what those share that ask for it by an `#include` on their first line.
+const HEADERS: &[(&str, &str)] = headers!["common.cuh", "conv_pair.cuh", "gemm.cuh"];
 
 /// The text of `kernels/<file>.cu`; that in the folder `DOOD_KERNELS` where it is set, so that a kernel can be changed without
 /// building anything.
@@ -62,20 +65,20 @@ fn header(name: &str) -> Cow<'static, str> {
     if let Some(folder) = std::env::var_os("DOOD_KERNELS") {
         return std::fs::read_to_string(std::path::Path::new(&folder).join(name)).unwrap_or_default().into();
     }
-    HEADERS.iter().find(|(header, _)| *header == name).expect("one of the two").1.into()
+    HEADERS.iter().find(|(header, _)| *header == name).map_or("", |(_, text)| text).into()
 }
 
-/// What NVRTC is given: the text of a kernel file after what all of them share, and with `gemm.cuh` in its place where it is included.
+/// What NVRTC is given: the text of a kernel file after what all of them share, and with another header in the place where its first
+/// line includes one.
 pub fn assemble(file: &str, text: &str) -> String {
-    const INCLUDE: &str = "#include \"gemm.cuh\"\n";
-    let common = header("common.cuh");
-    let text = match text.strip_prefix(INCLUDE) {
+    let included = text.strip_prefix("#include \"").and_then(|rest| rest.split_once("\"\n"));
+    let text = match included {
         None => Cow::from(text),
-        Some(rest) => {
-            format!("#line 1 \"kernels/gemm.cuh\"\n{}\n#line 2 \"kernels/{file}.cu\"\n{rest}", header("gemm.cuh"))
-                .into()
+        Some((name, rest)) => {
+            format!("#line 1 \"kernels/{name}\"\n{}\n#line 2 \"kernels/{file}.cu\"\n{rest}", header(name)).into()
         }
     };
+    let common = header("common.cuh");
     format!("#line 1 \"kernels/common.cuh\"\n{common}\n#line 1 \"kernels/{file}.cu\"\n{text}\n")
 }
 
