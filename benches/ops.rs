@@ -1,6 +1,6 @@
 //! Every op at the paper's sizes, batch 64: milliseconds forward and backward, and the rate against what this machine can do.
 //!
-//! `cargo bench --bench ops -- [--filter NAME] [--threads N] [--batch 64] [--fastest] [--device cpu|cuda|auto] [--math f32|tf32|bf16]
+//! `cargo bench --bench ops -- [--filter NAME,NAME] [--threads N] [--batch 64] [--fastest] [--device cpu|cuda|auto] [--math f32|tf32|bf16]
 //! [--product N] [--json]`
 //!
 //! Times are medians; `--fastest` takes the fastest run of each, for machines where other programs run. `--json` adds a line per op for
@@ -72,6 +72,7 @@ fn run() -> dood::Result<()> {
     let device = arguments.device()?;
     let on_gpu = common::is_gpu(&device);
     let filter = arguments.value("--filter").unwrap_or_default();
+    let wanted = |name: &str| filter.split(',').any(|part| name.contains(part));
     let n = arguments.parse("--batch").unwrap_or(64);
     let clock = Clock { device: &device, quantile: if arguments.flag("--fastest") { 0.0 } else { 0.5 }, on_gpu };
 
@@ -97,10 +98,10 @@ fn run() -> dood::Result<()> {
         if on_gpu { "" } else { "PyTorch, both ms" }
     );
     let table = Table { ceiling, json: arguments.flag("--json"), with_reference: n == 64 && !on_gpu };
-    for case in cases(&device, n).into_iter().filter(|c| c.name.contains(filter)) {
+    for case in cases(&device, n).into_iter().filter(|c| wanted(c.name)) {
         table.line(case.name, clock.case(&case)?, case.work(), case.reference);
     }
-    if "adam".contains(filter) {
+    if wanted("adam") {
         adam(&clock, &table)?;
     }
     Ok(())

@@ -8,8 +8,8 @@
 # Each step has a time limit, and one that fails does not stop the others. The exit code is 0 if all of them are well.
 #   GPU_CHECK_SECONDS=1440    time for everything
 #   GPU_CHECK_PARTS="tests training sanitizer benches peer profile"   what to run, by default all of it
-#   GPU_CHECK_STAND_IN=DIR    no GPU: the driver and NVRTC of DIR (the tests build them in a folder of target/tmp/stand_in_driver), tiny sizes and no
-#                             tools that need a GPU; shows that this script works
+#   GPU_CHECK_STAND_IN=DIR    no GPU: the driver and NVRTC of DIR (the tests build them in a folder of target/tmp/stand_in_driver), tiny
+#                             sizes and no tools that need a GPU; shows that this script works
 set -uo pipefail
 [ $# = 2 ] || [ $# = 3 ] || { sed -n 2,7p "$0"; exit 2; }
 [ -x "$1/bin/devices_agree" ] || { echo "$1 is not a bundle: make it with scripts/gpu_bundle.sh" >&2; exit 2; }
@@ -160,7 +160,7 @@ fi
 if wanted benches "Benches"; then
     for math in "${maths[@]}"; do
         filter=()
-        [ "$math" = f32 ] || filter=(--filter linear)
+        [ "$math" = f32 ] || filter=(--filter linear,conv_pair,gru,mlp,embedder)
         [ -z "$stand_in" ] || filter=(--filter "add images" --product 32 --batch 1)
         step 90 "ops $math" "$bundle/bin/ops" --device cuda --math "$math" --json "${filter[@]}"
     done
