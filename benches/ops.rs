@@ -61,10 +61,7 @@ struct Case {
 }
 
 fn main() {
-    if let Err(error) = run() {
-        eprintln!("error: {error}");
-        std::process::exit(error.exit_code().into());
-    }
+    common::main(run);
 }
 
 fn run() -> dood::Result<()> {

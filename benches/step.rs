@@ -25,10 +25,7 @@ const BATCHES: usize = 32;
 const AT_ONCE: usize = 8;
 
 fn main() {
-    if let Err(error) = run() {
-        eprintln!("error: {error}");
-        std::process::exit(error.exit_code().into());
-    }
+    common::main(run);
 }
 
 fn run() -> dood::Result<()> {

@@ -20,16 +20,23 @@ struct Squash {
         }
         return FREE;
     }
-    __device__ void bounds(unsigned range, REAL* low, REAL* width) const {
-        *low = lo[0];
-        *width = span[0];
+    // What becomes of the raw output a of column c, and the derivative of that.
+    __device__ REAL value(int c, REAL a) const {
+        unsigned r = range(c);
+        return r == FREE ? a : pick(lo, r) + pick(span, r) * sigmoid(a);
+    }
+    __device__ REAL slope(int c, REAL a) const {
+        unsigned r = range(c);
+        return r == FREE ? (REAL)1 : pick(span, r) * sigmoid_slope(a);
+    }
+
+    // of[range] without an index that is known at run time only, which would move the table out of the registers.
+    __device__ static REAL pick(const REAL* of, unsigned range) {
+        REAL x = of[0];
 #pragma unroll
-        for (unsigned r = 1; r < RANGES; r++) {
-            if (r == range) {
-                *low = lo[r];
-                *width = span[r];
-            }
-        }
+        for (unsigned r = 1; r < RANGES; r++)
+            if (r == range) x = of[r];
+        return x;
     }
 };
 
@@ -44,10 +51,7 @@ KERNEL __launch_bounds__(256) squash_fwd(
     for (long long i = first_element(); i < n; i += element_stride()) {
         int row = (int)i / width, c = (int)i % width;
         long long at = (long long)row * total + first + c;
-        unsigned range = squash.range(c);
-        REAL lo, span;
-        squash.bounds(range, &lo, &span);
-        y[at] = range == FREE ? a[at] : lo + span * sigmoid(a[at]);
+        y[at] = squash.value(c, a[at]);
     }
 }
 
@@ -63,10 +67,7 @@ KERNEL __launch_bounds__(256) squash_bwd(
     for (long long i = first_element(); i < n; i += element_stride()) {
         int row = (int)i / width, c = (int)i % width;
         long long at = (long long)row * total + first + c;
-        unsigned range = squash.range(c);
-        REAL lo, span;
-        squash.bounds(range, &lo, &span);
-        put(da, at, range == FREE ? dy[at] : dy[at] * (span * sigmoid_slope(a[at])), add_da);
+        put(da, at, dy[at] * squash.slope(c, a[at]), add_da);
     }
 }
 

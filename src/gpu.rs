@@ -21,7 +21,7 @@ pub(crate) use open::is_available;
 
 use crate::{DType, Error, Result};
 use arena::{Arena, Memory};
-use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result};
+use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
@@ -50,7 +50,7 @@ pub(crate) struct Gpu {
     description: String,
     target: compile::Target,
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
-    functions: Mutex<HashMap<(&'static str, &'static str), CudaFunction>>,
+    functions: Mutex<HashMap<(&'static str, &'static str), launch::Loaded>>,
     /// The clock outside of graphs: always 0.
     still: Memory,
     /// Whether a captured kernel waits for those only whose results it needs.

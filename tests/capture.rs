@@ -1,34 +1,19 @@
 //! Training on a GPU: the captured step equals the one that runs op by op, bit for bit, and both follow the CPU.
 #![cfg(unix)]
 
+mod common;
 #[path = "common/stand_in.rs"]
 mod stand_in;
 
+use common::tiny;
 use dood::{
     DType, Device, Error, MathMode,
     checkpoint::Checkpoint,
     data::{Images, Source, synthetic},
-    model::Config,
     ops::Placement,
     train::{Preset, Report, Settings, Trainer},
 };
 use std::path::Path;
-
-fn tiny(placement: Placement) -> Config {
-    Config {
-        image: 16,
-        conv1: 2,
-        conv2: 3,
-        features: 16,
-        hidden: 16,
-        points: 4,
-        samples: 20,
-        components: 3,
-        strokes: 3,
-        baseline_hidden: 16,
-        ..Config::paper(placement)
-    }
-}
 
 fn settings() -> Settings {
     Settings { batch: 4, seed: 3, rates: [1e-3; 3], ..Preset::Quick.settings(&Source::Synthetic) }

@@ -1,5 +1,8 @@
 //! Training as a whole: reproducible, resumable, never without a usable checkpoint, and it learns.
 
+mod common;
+
+use common::tiny;
 use dood::{
     Device, Error,
     checkpoint::{self, Checkpoint},
@@ -18,33 +21,17 @@ use std::{
     time::Duration,
 };
 
-fn tiny() -> Config {
-    Config {
-        image: 16,
-        conv1: 2,
-        conv2: 3,
-        features: 16,
-        hidden: 16,
-        points: 4,
-        samples: 20,
-        components: 3,
-        strokes: 3,
-        baseline_hidden: 16,
-        ..Config::paper(Placement::Points)
-    }
-}
-
 fn settings() -> Settings {
     Settings { batch: 8, seed: 3, rates: [1e-3; 3], ..Preset::Quick.settings(&Source::Synthetic) }
 }
 
 /// Not a multiple of the batch, so that epochs end with a partial one.
 fn images() -> Images {
-    synthetic::draw(60, tiny().image, 5)
+    synthetic::draw(60, tiny(Placement::Points).image, 5)
 }
 
 fn trainer() -> Trainer {
-    Trainer::new(&tiny(), settings(), images(), &Device::cpu()).unwrap()
+    Trainer::new(&tiny(Placement::Points), settings(), images(), &Device::cpu()).unwrap()
 }
 
 fn resumed(path: &Path) -> Trainer {
@@ -86,7 +73,7 @@ fn the_same_seed_gives_the_same_bytes_with_any_number_of_threads() {
     assert!(one == with_threads(2, || straight(20)), "2 threads");
     assert!(one == with_threads(3, || straight(20)), "3 threads");
     let other_seed = Settings { seed: 4, ..settings() };
-    let mut other = Trainer::new(&tiny(), other_seed, images(), &Device::cpu()).unwrap();
+    let mut other = Trainer::new(&tiny(Placement::Points), other_seed, images(), &Device::cpu()).unwrap();
     let first = one.1.lines().nth(1).unwrap().split(',').nth(1).unwrap().parse::<f32>().unwrap();
     assert_ne!(other.step().unwrap().loss, first);
 }
@@ -118,7 +105,7 @@ fn a_resumed_run_refuses_other_images() {
     trainer().save(&path).unwrap();
     let bytes = fs::read(path).unwrap();
     let checkpoint = Checkpoint::parse(&bytes, "a").unwrap();
-    let others = synthetic::draw(59, tiny().image, 5);
+    let others = synthetic::draw(59, tiny(Placement::Points).image, 5);
     let refused = Trainer::resume(&checkpoint, others, &Device::cpu(), |_| {}).err().unwrap().to_string();
     assert!(refused.contains("59") && refused.contains("60") && refused.contains("same data"), "{refused}");
 }
@@ -145,8 +132,15 @@ fn every_image_is_seen_once_in_an_epoch_and_epochs_differ() {
 /// Sixteen drawings by heart: ink that is wrong or missing falls well below what a blank page would give.
 #[test]
 fn a_model_learns_to_draw_in_seconds() {
-    let size =
-        Config { image: 28, features: 96, hidden: 96, strokes: 2, dropout: 0.0, placement: Placement::Warp, ..tiny() };
+    let size = Config {
+        image: 28,
+        features: 96,
+        hidden: 96,
+        strokes: 2,
+        dropout: 0.0,
+        placement: Placement::Warp,
+        ..tiny(Placement::Points)
+    };
     let images = synthetic::draw(16, size.image, 5);
     let device = Device::cpu();
     let x = pixels(&images, 0..images.len(), &device);

@@ -3,6 +3,14 @@
 use dood::{Device, MathMode};
 use std::{fmt::Debug, str::FromStr};
 
+/// Runs a bench; an error is a sentence and an exit code, as in the programs.
+pub fn main(run: fn() -> dood::Result<()>) {
+    if let Err(error) = run() {
+        eprintln!("error: {error}");
+        std::process::exit(error.exit_code().into());
+    }
+}
+
 /// `--name value` and `--flag`; others, which cargo adds, are passed over.
 pub struct Arguments(Vec<String>);
 

@@ -1,8 +1,9 @@
 //! Launching a kernel: its grid, its arguments by value, and the check of both against what the source says.
 
 use super::{Gpu, Span, compile};
-use crate::{DType, Tensor, tape::Slot};
+use crate::{DType, Error, Tensor, tape::Slot};
 use cudarc::driver::{CudaFunction, DeviceRepr, LaunchConfig, PushKernelArg, sys};
+use std::collections::hash_map::Entry;
 
 /// Places in a [`Arg::Table`], as in `kernels/common.cuh`.
 pub(crate) const TABLE: usize = 8;
@@ -109,6 +110,13 @@ macro_rules! args {
 }
 pub(crate) use args;
 
+/// A kernel on the card.
+pub(super) struct Loaded {
+    function: CudaFunction,
+    /// Bytes of dynamic shared memory that it may have.
+    shared: usize,
+}
+
 /// How many blocks of how many threads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Launch {
@@ -149,15 +157,7 @@ impl Gpu {
         if self.failed() || launch.grid.contains(&0) {
             return;
         }
-        let Some(function) = self.function(file, name, args) else { return };
-        // More than 48 KB must be asked for, and what the kernel declares itself counts too.
-        if launch.shared > 32 << 10 {
-            let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            if let Err(e) = function.set_attribute(limit, launch.shared as i32) {
-                return self
-                    .fail_driver(&format!("to reserve {} bytes of shared memory for kernel {name}", launch.shared), e);
-            }
-        }
+        let Some(function) = self.function(file, name, args, launch.shared) else { return };
         let (mut reads, mut writes) = (vec![], vec![]);
         for arg in args {
             match arg {
@@ -200,26 +200,37 @@ impl Gpu {
         self.state().launches += 1;
     }
 
-    /// The kernel, compiled and loaded at its first use, when its parameters are held against the arguments as well.
+    /// The kernel, compiled and loaded at its first use, when its parameters are held against the arguments as well; allowed to have
+    /// `shared` bytes of dynamic shared memory.
     #[track_caller]
-    fn function(&self, file: &'static str, name: &'static str, args: &[Arg]) -> Option<CudaFunction> {
-        if let Some(function) = self.functions.lock().unwrap_or_else(|e| e.into_inner()).get(&(file, name)) {
-            return Some(function.clone());
-        }
-        let source = compile::source(file).unwrap_or_else(|| panic!("there is no kernels/{file}.cu"));
-        check_signature(&source, file, name, args);
-        match self.module(file).and_then(|module| {
-            module.load_function(name).map_err(|e| crate::Error::Device(format!("kernel {name} cannot be loaded: {e}")))
-        }) {
-            Ok(function) => {
-                self.functions.lock().unwrap_or_else(|e| e.into_inner()).insert((file, name), function.clone());
-                Some(function)
+    fn function(&self, file: &'static str, name: &'static str, args: &[Arg], shared: usize) -> Option<CudaFunction> {
+        // More than 48 KB must be asked for, and what the kernel declares itself counts too.
+        const FREE: usize = 32 << 10;
+        let mut functions = self.functions.lock().unwrap_or_else(|e| e.into_inner());
+        let loaded = match functions.entry((file, name)) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(place) => {
+                let source = compile::source(file).unwrap_or_else(|| panic!("there is no kernels/{file}.cu"));
+                check_signature(&source, file, name, args);
+                let failed = |e| Error::Device(format!("kernel {name} cannot be loaded: {e}"));
+                match self.module(file).and_then(|module| module.load_function(name).map_err(failed)) {
+                    Ok(function) => place.insert(Loaded { function, shared: FREE }),
+                    Err(error) => {
+                        self.fail(error);
+                        return None;
+                    }
+                }
             }
-            Err(error) => {
-                self.fail(error);
-                None
+        };
+        if shared > loaded.shared {
+            let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            if let Err(e) = loaded.function.set_attribute(limit, shared as i32) {
+                self.fail_driver(&format!("to reserve {shared} bytes of shared memory for kernel {name}"), e);
+                return None;
             }
+            loaded.shared = shared;
         }
+        Some(loaded.function.clone())
     }
 }
 

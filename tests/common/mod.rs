@@ -1,7 +1,7 @@
-//! What several tests of data sets share.
+//! What several tests share.
 #![allow(dead_code)]
 
-use dood::data::Source;
+use dood::{data::Source, model::Config, ops::Placement};
 use std::{
     fs,
     io::{Cursor, Write},
@@ -77,4 +77,21 @@ pub fn real(set: &str) -> Option<PathBuf> {
         return None;
     }
     Some(folder)
+}
+
+/// A model that is trained in no time.
+pub fn tiny(placement: Placement) -> Config {
+    Config {
+        image: 16,
+        conv1: 2,
+        conv2: 3,
+        features: 16,
+        hidden: 16,
+        points: 4,
+        samples: 20,
+        components: 3,
+        strokes: 3,
+        baseline_hidden: 16,
+        ..Config::paper(placement)
+    }
 }
