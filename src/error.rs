@@ -54,6 +54,9 @@ pub enum Error {
     /// A value that is not finite appeared during training.
     #[error("{0}")]
     NotFinite(String),
+    /// The caller asked for an end before the work was done; nothing that is half done was kept. Programs exit with code 130.
+    #[error("stopped before it was done")]
+    Stopped,
 }
 
 fn batch_advice(fitting: Option<usize>) -> String {
@@ -74,8 +77,12 @@ impl Error {
         Error::Io { what: format!("cannot {action} {}", path.display()), source }
     }
 
-    /// The exit code of a program that ends with this error: 2 for usage, 1 for everything else.
+    /// The exit code of a program that ends with this error: 2 for usage, 130 where it was stopped, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
-        if matches!(self, Error::Usage(_)) { 2 } else { 1 }
+        match self {
+            Error::Usage(_) => 2,
+            Error::Stopped => 130,
+            _ => 1,
+        }
     }
 }
