@@ -5,7 +5,10 @@
 //! The control points and the pen of every stroke are parameters; the canvas is that of the model (section 6 of the model, strokes
 //! placed by their points); Adam follows the squared error of its pixels. Writes `fit.png` and `fit.svg`.
 
-use clap::Parser;
+use clap::{
+    Parser,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 use dood::{
     Device, Error, Grads, ParamId, Params, ParamsBuilder, Result, Tape, Tensor, Var,
     data::{self, Source},
@@ -21,7 +24,7 @@ use std::{path::PathBuf, process::ExitCode};
 #[derive(Parser)]
 struct Args {
     /// Where the image comes from, for example mnist:FOLDER; a drawing that is built in if not given
-    #[arg(long)]
+    #[arg(long, value_parser = OsStringValueParser::new().try_map(Source::try_from))]
     data: Option<Source>,
     /// Which image of the test set
     #[arg(long, default_value_t = 0, requires = "data")]

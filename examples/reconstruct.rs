@@ -1,9 +1,13 @@
 //! Draws images with a trained model: a picture of every stroke, the curves as SVG, and how good they are.
 
-use clap::{Parser, ValueEnum};
+use clap::{
+    Parser, ValueEnum,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 use dood::{
     Device, Error, MathMode, Result, checkpoint,
     data::{self, Source},
+    observer::Silent,
     reconstruct::{Summary, reconstruct, write_png, write_svg},
     rng::Rng,
     train::pixels,
@@ -28,7 +32,7 @@ struct Arguments {
     checkpoint: PathBuf,
     /// Images to draw: mnist, kmnist, emnist, quickdraw or omniglot, each with an optional folder as in mnist:FOLDER;
     /// idx:FOLDER; synthetic
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(Source::try_from))]
     data: Source,
     /// Fetch the data from their official address if they are not there
     #[arg(long)]
@@ -87,7 +91,8 @@ fn draw(arguments: Arguments) -> Result<()> {
     }
     let device = Device::from_name(&arguments.device, arguments.math)?;
     let (model, params) = checkpoint::load(&newest(&arguments.checkpoint)?, &device)?;
-    let set = data::load_or_fetch(&arguments.data, model.config.image, arguments.download)?;
+    let options = data::Options { download: arguments.download, ..data::Options::new(model.config.image) };
+    let set = data::load_or_fetch(&arguments.data, &options, &Silent)?;
     let images = match arguments.split {
         Split::Train => set.train,
         Split::Test => set.test,

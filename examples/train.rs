@@ -1,6 +1,9 @@
 //! Trains a model: `cargo run --release --example train` needs nothing else.
 
-use clap::Parser;
+use clap::{
+    Parser,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 use dood::{
     Device, MathMode, Result,
     data::Source,
@@ -30,7 +33,7 @@ Ctrl-C saves a checkpoint before it stops.")]
 struct Arguments {
     /// Images to learn from: mnist, kmnist, emnist, quickdraw or omniglot, each with an optional folder as in mnist:FOLDER;
     /// idx:FOLDER; synthetic [default: synthetic]
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(Source::try_from))]
     data: Option<Source>,
     /// Fetch the data from their official address if they are not there
     #[arg(long)]

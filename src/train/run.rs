@@ -8,6 +8,7 @@ use crate::{
     figures::{Panel, plot_svg},
     files,
     metrics::{EventFile, Metrics, MetricsFile},
+    observer::Silent,
     ops::Placement,
     reconstruct::{self, Reconstruction, Summary, reconstruct},
     rng::Rng,
@@ -84,6 +85,11 @@ impl Options {
         let by_default =
             || Path::new("runs").join(format!("{}-{preset}-{placement}", word(&self.source().to_string())));
         self.out.clone().unwrap_or_else(by_default)
+    }
+
+    /// How the data are read.
+    fn reading(&self, side: usize) -> data::Options {
+        data::Options { download: self.download, ..data::Options::new(side) }
     }
 
     fn source(&self) -> Source {
@@ -169,7 +175,7 @@ fn fresh(options: &Options, device: &Device) -> Result<(Trainer, Images)> {
     options.change(&mut settings);
     settings.batch = options.batch.unwrap_or(settings.batch);
     settings.seed = options.seed.unwrap_or(settings.seed);
-    let data = data::load_or_fetch(&source, config.image, options.download)?;
+    let data = data::load_or_fetch(&source, &options.reading(config.image), &Silent)?;
     Ok((Trainer::new(&config, settings, data.train, device)?, data.test))
 }
 
@@ -186,7 +192,7 @@ fn resumed(options: &Options, path: &Path, device: &Device) -> Result<(Trainer, 
         )));
     }
     let source = options.data.clone().map_or_else(|| settings.data.parse(), Ok)?;
-    let data = data::load_or_fetch(&source, config.image, options.download)?;
+    let data = data::load_or_fetch(&source, &options.reading(config.image), &Silent)?;
     let trainer = Trainer::resume(&checkpoint, data.train, device, |settings| options.change(settings))?;
     if trainer.updates() >= trainer.settings().steps {
         return Err(Error::Usage(format!(
