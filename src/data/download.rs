@@ -349,7 +349,7 @@ fn starts_at(headers: &HeaderMap, start: u64) -> bool {
 
 fn append(answer: &mut Answer, file: &mut File, path: &Path, observer: &dyn Observer) -> Result<(), Broken> {
     let full = |e| Broken::from(Error::io("write", path, e));
-    observer.advance(file.seek(SeekFrom::End(0)).map_err(full)?);
+    observer.already(file.seek(SeekFrom::End(0)).map_err(full)?);
     loop {
         match answer.next(observer)? {
             Some(Part::Bytes(bytes)) => {
