@@ -5,9 +5,12 @@
 //! The control points and the pen of every stroke are parameters; the canvas is that of the model (section 6 of the model, strokes
 //! placed by their points); Adam follows the squared error of its pixels. Writes `fit.png` and `fit.svg`.
 
+mod common;
+
 use clap::Parser;
+use common::{Screen, say};
 use dood::{
-    Device, Error, Grads, ParamId, Params, ParamsBuilder, Result, Tape, Tensor, Var,
+    Device, Error, Grads, Observer, ParamId, Params, ParamsBuilder, Result, Tape, Tensor, Var,
     data::{self, Source},
     figures::{Drawing, Grid, Kind, Stroke, Tile, strokes_svg},
     files::create_folder,
@@ -49,21 +52,16 @@ const SLOPE: f64 = 0.5;
 const FIRST_PEN: f64 = 0.045;
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(error.exit_code())
-        }
-    }
+    common::main(run)
 }
 
-fn run(args: &Args) -> Result<()> {
+fn run(args: Args, screen: &Screen) -> Result<ExitCode> {
+    let args = &args;
     let device = Device::cpu();
     let target = target(args, &device)?;
     create_folder(&args.out)?;
     let shown: Vec<usize> = [0, 10, 25, 50, 100].into_iter().filter(|&s| s < args.steps).chain([args.steps]).collect();
-    let fit = fit(args, &device, &target, &shown);
+    let fit = fit(args, &device, &target, &shown, screen)?;
 
     let residual: Vec<f32> = target.iter().zip(&fit[fit.len() - 1].canvas).map(|(x, c)| x - c).collect();
     let ink = |pixels| Tile { pixels, ..Tile::default() };
@@ -81,8 +79,8 @@ fn run(args: &Args) -> Result<()> {
     let drawings: Vec<Drawing> = fit.into_iter().map(|s| Drawing { strokes: s.strokes, background }).collect();
     let svg = args.out.join("fit.svg");
     strokes_svg(&svg, &drawings, drawings.len())?;
-    println!("wrote {} and {}", png.display(), svg.display());
-    Ok(())
+    say!("wrote {} and {}", png.display(), svg.display());
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The image to draw, ink in [0, 1].
@@ -128,7 +126,7 @@ struct Stage {
 }
 
 /// Descends, and returns the stages after the steps in `shown`.
-fn fit(args: &Args, device: &Device, target: &[f32], shown: &[usize]) -> Vec<Stage> {
+fn fit(args: &Args, device: &Device, target: &[f32], shown: &[usize], screen: &Screen) -> Result<Vec<Stage>> {
     let n = args.strokes as usize;
     let mut builder = ParamsBuilder::new();
     let first = first_points(target, n, Rng::new(args.seed, 0));
@@ -144,6 +142,7 @@ fn fit(args: &Args, device: &Device, target: &[f32], shown: &[usize]) -> Vec<Sta
     let x = Tensor::from_f32(device, &[1, SIDE, SIDE], target);
     let mut stages = vec![];
     for step in 0..=args.steps {
+        screen.go_on()?;
         grads.clear();
         let tape = Tape::new(&params);
         let sigma = tape.param(pen).squash(&width);
@@ -151,14 +150,14 @@ fn fit(args: &Args, device: &Device, target: &[f32], shown: &[usize]) -> Vec<Sta
         let difference = canvas - tape.constant(x.clone());
         let error = (difference * difference).sum();
         if shown.contains(&step) {
-            println!("step {step:4}: squared error {:8.3}", error.value().item());
+            say!("step {step:4}: squared error {:8.3}", error.value().item());
             stages.push(Stage { canvas: canvas.value().to_f32(), strokes: strokes(&params, points, &sigma.value()) });
         }
         tape.backward(error, &mut grads);
         drop(tape);
         adam.step(&mut params, &grads);
     }
-    stages
+    Ok(stages)
 }
 
 /// Straight strokes at random angles: one in the middle of the ink and each further one where there is ink far from those before.

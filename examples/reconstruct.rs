@@ -1,14 +1,16 @@
 //! Draws images with a trained model: a picture of every stroke, the curves as SVG, and how good they are.
 
+mod common;
+
 use clap::{Parser, ValueEnum};
+use common::{Compute, Data, Screen, say};
 use dood::{
-    Device, Error, MathMode, Result, checkpoint,
-    data::{self, Source},
+    Error, Observer, Result, checkpoint, data,
+    observer::Unit,
     reconstruct::{Summary, reconstruct, write_png, write_svg},
     rng::Rng,
     train::pixels,
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -26,13 +28,8 @@ struct Arguments {
     /// A checkpoint, or a run's folder for its newest one
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
-    /// Images to draw: mnist, kmnist, emnist, quickdraw or omniglot, each with an optional folder as in mnist:FOLDER;
-    /// idx:FOLDER; synthetic
-    #[arg(long, value_name = "SOURCE")]
-    data: Source,
-    /// Fetch the data from their official address if they are not there
-    #[arg(long)]
-    download: bool,
+    #[command(flatten)]
+    data: Data,
     /// How many images
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
@@ -51,15 +48,8 @@ struct Arguments {
     /// Key of the random numbers
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:1 and so on
-    #[arg(long, default_value = "auto")]
-    device: String,
-    /// Matrix products on a GPU: f32, or rounded to tf32 or bf16 for the tensor cores, which is faster
-    #[arg(long, default_value = "f32", value_name = "MODE")]
-    math: MathMode,
-    /// CPU threads; results do not depend on their number [default: all]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    compute: Compute,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -76,18 +66,15 @@ fn newest(path: &Path) -> Result<PathBuf> {
     checkpoint::latest(path)?.ok_or_else(|| Error::Usage(format!("there is no checkpoint in {}", path.display())))
 }
 
-fn draw(arguments: Arguments) -> Result<()> {
-    if let Some(threads) = arguments.threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
-        pool.expect("nothing has used the threads before");
-    }
+fn draw(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let kind = arguments.out.extension().and_then(|kind| kind.to_str());
     if !matches!(kind, Some("png" | "svg")) {
         return Err(Error::Usage(format!("--out {} must end in .png or .svg", arguments.out.display())));
     }
-    let device = Device::from_name(&arguments.device, arguments.math)?;
+    let device = arguments.compute.open()?;
     let (model, params) = checkpoint::load(&newest(&arguments.checkpoint)?, &device)?;
-    let set = data::load_or_fetch(&arguments.data, model.config.image, arguments.download)?;
+    let set = data::load_or_fetch(&arguments.data.source, model.config.image, arguments.data.download)?;
+    screen.go_on()?;
     let images = match arguments.split {
         Split::Train => set.train,
         Split::Test => set.test,
@@ -100,36 +87,30 @@ fn draw(arguments: Arguments) -> Result<()> {
     write_svg(&svg, &drawn)?;
     if kind == Some("png") {
         write_png(&arguments.out, &drawn)?;
-        println!("Written: {}", arguments.out.display());
+        say!("Written: {}", arguments.out.display());
     }
-    println!("Written: {}", svg.display());
+    say!("Written: {}", svg.display());
     let Summary { log_likelihood, elbo, strokes } = Summary::of(&drawn);
-    println!("{count} images, the best of {} drawings each, in nats per image:", arguments.particles);
-    println!("  log-likelihood     {log_likelihood:10.1}");
-    println!("  ELBO               {elbo:10.1}");
-    println!("  strokes per image  {strokes:10.2}");
+    say!("{count} images, the best of {} drawings each, in nats per image:", arguments.particles);
+    say!("  log-likelihood     {log_likelihood:10.1}");
+    say!("  ELBO               {elbo:10.1}");
+    say!("  strokes per image  {strokes:10.2}");
     if let Some(particles) = arguments.iwae {
-        let bar = ProgressBar::new(count as u64)
-            .with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} {eta}").unwrap());
-        bar.set_message("bound");
-        let bound = |i: usize| {
-            bar.inc(1);
-            let rng = Rng::new(arguments.seed + 1, i as u64);
-            model.log_marginal(&params, &x.rows(i, 1), particles as usize, rng)[0]
-        };
-        let mean = (0..count).map(bound).sum::<f64>() / count as f64;
-        bar.finish_and_clear();
-        println!("  IWAE bound         {mean:10.1}   ({particles} particles)");
+        screen.begin("Measuring the bound", Some(count as u64), Unit::Items);
+        let mut sum = 0.0;
+        for i in 0..count {
+            screen.go_on()?;
+            let rng = Rng::new(arguments.seed.wrapping_add(1), i as u64);
+            sum += model.log_marginal(&params, &x.rows(i, 1), particles as usize, rng)[0];
+            screen.advance(1);
+        }
+        screen.end();
+        let mean = sum / count as f64;
+        say!("  IWAE bound         {mean:10.1}   ({particles} particles)");
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn main() -> ExitCode {
-    match draw(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(error.exit_code())
-        }
-    }
+    common::main(draw)
 }

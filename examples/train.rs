@@ -1,13 +1,19 @@
 //! Trains a model: `cargo run --release --example train` needs nothing else.
 
+mod common;
+
 use clap::Parser;
+use common::{Compute, STOPPED, Screen, quoted, say};
 use dood::{
-    Device, MathMode, Result,
+    Result,
     data::Source,
     ops::Placement,
-    train::{self, Options, Outcome, Preset},
+    train::{self, Ended, Measured, Options, Preset},
 };
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// Trains a model that learns to draw images stroke by stroke.
 ///
@@ -74,15 +80,8 @@ struct Arguments {
     /// Particles of the bound on log p(x) estimated at the end, 0 for none [default: 20, paper 200]
     #[arg(long, value_name = "PARTICLES")]
     iwae: Option<usize>,
-    /// Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:1 and so on
-    #[arg(long, default_value = "auto")]
-    device: String,
-    /// Matrix products on a GPU: f32, or rounded to tf32 or bf16 for the tensor cores, which is faster
-    #[arg(long, default_value = "f32", value_name = "MODE")]
-    math: MathMode,
-    /// CPU threads; results do not depend on their number [default: all]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    compute: Compute,
 }
 
 /// Reads a value that is written as one word, as in checkpoints.
@@ -90,11 +89,7 @@ fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(text.into()).map_err(|e| e.to_string())
 }
 
-fn train(arguments: Arguments) -> Result<Outcome> {
-    if let Some(threads) = arguments.threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
-        pool.expect("nothing has used the threads before");
-    }
+fn train(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let options = Options {
         data: arguments.data,
         preset: arguments.preset,
@@ -112,16 +107,44 @@ fn train(arguments: Arguments) -> Result<Outcome> {
         download: arguments.download,
         iwae: arguments.iwae,
     };
-    train::run(&options, &Device::from_name(&arguments.device, arguments.math)?)
+    let ended = train::run(&options, &arguments.compute.open()?, screen)?;
+    Ok(match ended.measured {
+        Some(measured) => {
+            summary(&ended, &measured);
+            ExitCode::SUCCESS
+        }
+        None => {
+            say!("Stopped after step {}. To go on:", ended.updates);
+            say!("  {}", command(&ended.folder, &arguments.compute));
+            ExitCode::from(STOPPED)
+        }
+    })
+}
+
+/// What continues a run, as typed.
+fn command(folder: &Path, compute: &Compute) -> String {
+    let program = std::env::args_os().next().unwrap_or_else(|| "train".into());
+    let mut words = vec![program, "--resume".into(), "--out".into(), folder.into()];
+    words.extend(compute.words());
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// What was reached, where it is, and what to do next.
+fn summary(ended: &Ended, measured: &Measured) {
+    let folder = ended.folder.display();
+    say!("{} steps made.", ended.updates);
+    say!("On {} test images, in nats per image:", measured.images);
+    say!("  log-likelihood     {:10.1}", measured.summary.log_likelihood);
+    say!("  ELBO               {:10.1}", measured.summary.elbo);
+    if let Some((bound, particles)) = measured.bound {
+        say!("  IWAE bound         {bound:10.1}   ({particles} particles)");
+    }
+    say!("  strokes per image  {:10.2}", measured.summary.strokes);
+    say!("\nPictures    {folder}/reconstruction.png, and as curves reconstruction.svg");
+    say!("Curves      {folder}/metrics.svg, from metrics.csv; or tensorboard --logdir {folder}");
+    say!("Checkpoint  {}", ended.checkpoint.display());
 }
 
 fn main() -> ExitCode {
-    match train(Arguments::parse()) {
-        Ok(Outcome::Finished) => ExitCode::SUCCESS,
-        Ok(Outcome::Interrupted) => ExitCode::from(130),
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(error.exit_code())
-        }
-    }
+    common::main(train)
 }

@@ -17,8 +17,14 @@ pub trait Observer: Sync {
     /// A task begins: its name ("Loading mnist"), how many units it has where that is known, and what they are. Tasks do not nest.
     fn begin(&self, _task: &str, _total: Option<u64>, _unit: Unit) {}
 
+    /// So many units of the task were done before it began, in a run that is resumed: they count, but say nothing about its speed.
+    fn already(&self, _units: u64) {}
+
     /// So many units more are done.
     fn advance(&self, _units: u64) {}
+
+    /// How it goes, in a few words: shown beside the progress, replaced by the next.
+    fn status(&self, _words: &str) {}
 
     /// The task is over.
     fn end(&self) {}

@@ -7,7 +7,7 @@
 mod captured;
 mod run;
 
-pub use run::{Options, Outcome, run};
+pub use run::{Ended, Measured, Options, run};
 
 use crate::{
     Device, Error, Grads, Params, Result, Tape, Tensor,

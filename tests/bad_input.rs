@@ -3,52 +3,15 @@
 //!
 //! The examples are built by a plain `cargo test`.
 
+mod common;
+
+use common::programs::{Running, idx, names, program, refused, rows, run, succeeds, until};
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    io::Read,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Command, Stdio},
 };
-
-/// A program among the examples, which lie beside the folder of this test's executable.
-fn program(name: &str) -> Command {
-    let here = std::env::current_exe().unwrap();
-    let path = here.ancestors().nth(2).unwrap().join("examples").join(name);
-    assert!(path.exists(), "{} is missing: run `cargo build --examples` in the same profile", path.display());
-    Command::new(path)
-}
-
-fn run(name: &str, arguments: &[&str]) -> Output {
-    program(name).args(arguments).output().unwrap()
-}
-
-/// Asserts a failure with this code, and one sentence (for `clap`'s messages: a first line) that contains all `parts`.
-#[track_caller]
-fn refused(output: &Output, code: i32, parts: &[&str]) {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{stderr}");
-    let last =
-        stderr.lines().find(|line| line.starts_with("error: ")).unwrap_or_else(|| panic!("no error in {stderr}"));
-    for part in parts {
-        assert!(last.contains(part), "{part:?} is not in: {stderr}");
-    }
-    for ugly in ["panicked", "RUST_BACKTRACE", "Usage(", "Some("] {
-        assert!(!stderr.contains(ugly), "{stderr}");
-    }
-}
-
-/// A folder of 12 small images for training and testing.
-fn idx(folder: &Path) -> String {
-    let part = |count: u32, kind: &str| {
-        let mut bytes = vec![0, 0, 8, 3];
-        [count, 12, 12].iter().for_each(|n| bytes.extend(n.to_be_bytes()));
-        bytes.extend((0..count * 144).map(|i| if i % 13 == 0 { 255 } else { 0 }));
-        fs::write(folder.join(format!("{kind}-images-idx3-ubyte")), bytes).unwrap();
-    };
-    part(12, "train");
-    part(12, "t10k");
-    format!("idx:{}", folder.display())
-}
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -57,18 +20,10 @@ fn text(path: &Path) -> &str {
 /// A finished run of one step, and the name of its data.
 fn small_run(folder: &Path) -> (PathBuf, String) {
     let (data, out) = (folder.join("data"), folder.join("run"));
-    fs::create_dir(&data).unwrap();
     let data = idx(&data);
     let output = run("train", &["--data", &data, "--steps", "1", "--batch", "2", "--iwae", "0", "--out", text(&out)]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    succeeds(&output);
     (out, data)
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[test]
@@ -242,24 +197,19 @@ fn a_full_disk_ends_a_run_with_a_sentence_and_no_half_checkpoint() {
     assert!(names(&out).iter().all(|name| !name.contains("checkpoint")), "{:?}", names(&out));
 }
 
+#[cfg(unix)]
 #[test]
 fn ctrl_c_saves_a_checkpoint_and_says_how_to_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let (data, out) = (idx(folder.path()), folder.path().join("run"));
     let arguments = ["--data", &data, "--steps", "100000", "--batch", "2", "--out", text(&out)];
-    let mut child = program("train").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().starts_with("step 1/")), "training never began");
-    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    if !killed.is_ok_and(|status| status.success()) {
-        child.kill().unwrap();
-        child.wait().unwrap();
-        println!("skipped: there is no kill program");
-        return;
-    }
+    let child = program("train").args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = Running(child);
+    until("the first step", || (rows(&out) > 0).then_some(()));
+    child.signal(libc::SIGINT);
     let mut said = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
+    child.0.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(child.end().code(), Some(130), "{said}");
     let command: Vec<&str> = said.lines().last().unwrap().split_whitespace().collect();
     assert_eq!(command[1..], ["--resume", "--out", text(&out)]);
     let step: u64 = said.split(['.', ' ']).find_map(|word| word.parse().ok()).unwrap();

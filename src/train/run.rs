@@ -2,23 +2,21 @@
 
 use super::{Preset, Report, Settings, Trainer, pixels, settings_of};
 use crate::{
-    Device, Error, Result, Tensor,
+    Device, Error, Observer, Result, Tensor,
     checkpoint::{self, Checkpoint},
     data::{self, Images, Source},
     figures::{Panel, plot_svg},
     files,
     metrics::{EventFile, Metrics, MetricsFile},
+    observer::Unit,
     ops::Placement,
     reconstruct::{self, Reconstruction, Summary, reconstruct},
     rng::Rng,
 };
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     fs::{File, TryLockError},
-    io::{self, IsTerminal},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// What a user asks for. `None` means the preset's value, or in a resumed run the value of that run.
@@ -57,12 +55,27 @@ pub struct Options {
 }
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// All steps were made.
-    Finished,
-    /// The user stopped it; a checkpoint was saved.
-    Interrupted,
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Updates made in all.
+    pub updates: u64,
+    /// The run's folder.
+    pub folder: PathBuf,
+    /// The newest checkpoint, which holds all of them.
+    pub checkpoint: PathBuf,
+    /// What was reached; `None` if the [`Observer`] stopped the run before that was known.
+    pub measured: Option<Measured>,
+}
+
+/// What a run has reached on test images: means in nats per image.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    /// How many images.
+    pub images: usize,
+    /// From one drawing of each.
+    pub summary: Summary,
+    /// The importance-weighted bound on log p(x) and its number of particles, if it was asked for.
+    pub bound: Option<(f64, usize)>,
 }
 
 /// Checkpoints that are kept: more than one, in case the newest turns out to be the start of a divergence.
@@ -71,10 +84,8 @@ const KEEP: usize = 3;
 const PICTURED: usize = 12;
 /// Images of the bound at the end.
 const MEASURED: usize = 64;
-/// Updates between two looks at Ctrl-C and the bar, on a GPU.
+/// Updates between two looks at the observer, on a GPU.
 const MOST_AT_ONCE: u64 = 100;
-/// Without a terminal, a line of progress appears this often.
-const LINE_EVERY: Duration = Duration::from_secs(10);
 
 impl Options {
     /// The run's folder.
@@ -134,14 +145,17 @@ fn word(source: &str) -> &str {
     source.split(':').next().expect("a split has a first part")
 }
 
-/// Trains a model in a folder, from the start or from its newest checkpoint, and says on the way how it goes.
+/// Trains a model in a folder, from the start or from its newest checkpoint, and tells `observer` how it goes.
 ///
-/// The first Ctrl-C ends the run after the current step with a checkpoint, the second ends the program.
-pub fn run(options: &Options, device: &Device) -> Result<Outcome> {
+/// Once the observer asks for it, the run ends after the current update, with a checkpoint.
+///
+/// # Errors
+/// [`Error::Stopped`] if the observer stopped it before the first update; else a sentence that says what to do.
+pub fn run(options: &Options, device: &Device, observer: &dyn Observer) -> Result<Ended> {
     let folder = options.folder();
     let newest = checkpoint::latest(&folder)?;
     let (trainer, test) = match (newest, options.resume) {
-        (Some(path), true) => resumed(options, &path, device)?,
+        (Some(path), true) => resumed(options, &path, device, observer)?,
         (None, false) => fresh(options, device)?,
         (Some(path), false) => {
             return Err(Error::Usage(format!(
@@ -158,7 +172,8 @@ pub fn run(options: &Options, device: &Device) -> Result<Outcome> {
     };
     files::create_folder(&folder)?;
     let _lock = lock(&folder)?;
-    Run::new(trainer, folder, &test)?.finish(options.iwae)
+    observer.go_on()?;
+    Run::new(trainer, folder, &test, observer)?.finish(options.iwae)
 }
 
 fn fresh(options: &Options, device: &Device) -> Result<(Trainer, Images)> {
@@ -173,7 +188,7 @@ fn fresh(options: &Options, device: &Device) -> Result<(Trainer, Images)> {
     Ok((Trainer::new(&config, settings, data.train, device)?, data.test))
 }
 
-fn resumed(options: &Options, path: &Path, device: &Device) -> Result<(Trainer, Images)> {
+fn resumed(options: &Options, path: &Path, device: &Device, observer: &dyn Observer) -> Result<(Trainer, Images)> {
     let bytes = files::read(path)?;
     let checkpoint = Checkpoint::parse(&bytes, &path.display().to_string())?;
     let (settings, config) = (settings_of(&checkpoint)?, checkpoint.config());
@@ -195,7 +210,7 @@ fn resumed(options: &Options, path: &Path, device: &Device) -> Result<(Trainer, 
             trainer.updates()
         )));
     }
-    eprintln!("Going on from {}.", path.display());
+    observer.note(&format!("Going on from {}.", path.display()));
     *trainer.saved.borrow_mut() = Some(path.into());
     Ok((trainer, data.test))
 }
@@ -213,26 +228,9 @@ fn lock(folder: &Path) -> Result<File> {
     }
 }
 
-/// Set by Ctrl-C.
-static STOP: AtomicBool = AtomicBool::new(false);
-
-fn watch_for_interruption() {
-    STOP.store(false, Ordering::Relaxed);
-    let mut since = Instant::now();
-    // There is one handler per process; a second run in the same process finds it in place.
-    let _ = ctrlc::set_handler(move || {
-        if !STOP.swap(true, Ordering::Relaxed) {
-            since = Instant::now();
-            eprintln!("\nStopping after this step; once more to stop at once.");
-        } else if since.elapsed() > Duration::from_secs(1) {
-            // Not before: some programs pass one Ctrl-C on as two.
-            std::process::exit(130);
-        }
-    });
-}
-
 /// The parts of a run.
-struct Run {
+struct Run<'a> {
+    observer: &'a dyn Observer,
     trainer: Trainer,
     folder: PathBuf,
     /// Some test images: they are the same throughout.
@@ -240,11 +238,11 @@ struct Run {
     measured: Tensor,
     metrics: MetricsFile,
     events: EventFile,
-    progress: Progress,
+    recent: Recent,
 }
 
-impl Run {
-    fn new(trainer: Trainer, folder: PathBuf, test: &Images) -> Result<Self> {
+impl<'a> Run<'a> {
+    fn new(trainer: Trainer, folder: PathBuf, test: &Images, observer: &'a dyn Observer) -> Result<Self> {
         let names = [&Report::NAMES[..], &["images_per_s"]].concat();
         let next = if trainer.updates() == 0 { 0 } else { trainer.updates() + 1 };
         let (metrics, events) =
@@ -254,29 +252,35 @@ impl Run {
         let spread =
             |n: usize| pixels(test, (0..n.min(test.len())).map(|i| i * test.len() / n.min(test.len())), device);
         let (pictured, measured) = (spread(PICTURED), spread(MEASURED));
-        let progress = Progress::new(&trainer);
-        Ok(Run { trainer, folder, pictured, measured, metrics, events, progress })
+        let recent = Recent::new(trainer.settings().batch);
+        Ok(Run { observer, trainer, folder, pictured, measured, metrics, events, recent })
     }
 
     /// Everything from here to the end.
-    fn finish(mut self, iwae: Option<usize>) -> Result<Outcome> {
-        watch_for_interruption();
-        eprintln!("{}", self.describe());
-        while self.trainer.updates() < self.trainer.settings().steps {
-            self.step()?;
-            if STOP.load(Ordering::Relaxed) {
-                self.checkpoint()?;
-                self.progress.clear();
-                println!("Stopped after step {}. To go on:\n  {}", self.trainer.updates(), self.command());
-                return Ok(Outcome::Interrupted);
-            }
-        }
+    fn finish(mut self, iwae: Option<usize>) -> Result<Ended> {
+        let steps = self.trainer.settings().steps;
+        self.observer.note(&self.describe());
+        self.observer.begin("Training", Some(steps), Unit::Items);
+        self.observer.already(self.trainer.updates());
+        let trained = self.train(steps);
+        self.observer.end();
+        trained?;
         self.checkpoint()?;
-        self.pictures()?;
-        self.progress.clear();
-        self.summary(iwae);
-        self.trainer.params().device().check()?;
-        Ok(Outcome::Finished)
+        let updates = self.trainer.updates();
+        let measured = if updates < steps { Ok(None) } else { self.pictures().and_then(|()| self.measure(iwae)) };
+        let measured = match measured {
+            Err(Error::Stopped) => None,
+            measured => measured?,
+        };
+        let checkpoint = checkpoint::path(&self.folder, updates);
+        Ok(Ended { updates, folder: self.folder, checkpoint, measured })
+    }
+
+    fn train(&mut self, steps: u64) -> Result<()> {
+        while self.trainer.updates() < steps && !self.observer.stopped() {
+            self.step()?;
+        }
+        Ok(())
     }
 
     /// The updates up to the next one after which something is written. On the CPU one at a time, as each takes a while.
@@ -293,12 +297,12 @@ impl Run {
     fn step(&mut self) -> Result<()> {
         let reports = self.trainer.run_steps(self.steps())?;
         let (step, settings) = (self.trainer.updates(), self.trainer.settings().clone());
-        for (report, step) in reports.iter().zip(step + 1 - reports.len() as u64..) {
-            self.progress.step(step, report, reports.len());
-        }
+        self.recent.add(&reports);
+        self.observer.advance(reports.len() as u64);
+        self.observer.status(&self.recent.words());
         let report = reports.last().expect("at least one step");
         if step == 1 || step.is_multiple_of(settings.log_every) {
-            let rate = self.progress.images_per_s();
+            let rate = self.recent.images_per_s();
             self.metrics.log(step, &[&report.values()[..], &[rate]].concat())?;
             let tags = Report::NAMES.into_iter().chain(["images_per_s"]).map(|name| format!("train/{name}"));
             let tags: Vec<String> = tags.collect();
@@ -365,36 +369,22 @@ impl Run {
         )
     }
 
-    /// What continues this run, as typed.
-    fn command(&self) -> String {
-        let program = std::env::args().next().unwrap_or_else(|| "train".into());
-        let folder = self.folder.display().to_string();
-        let plain = folder.chars().all(|c| c.is_alphanumeric() || "/._-".contains(c));
-        let folder = if plain { folder } else { format!("'{}'", folder.replace('\'', "'\\''")) };
-        format!("{program} --resume --out {folder}")
-    }
-
-    /// What was reached, where it is, and what to do next.
-    fn summary(&self, iwae: Option<usize>) {
-        let (trainer, folder) = (&self.trainer, self.folder.display());
+    /// What was reached.
+    fn measure(&self, iwae: Option<usize>) -> Result<Option<Measured>> {
+        let trainer = &self.trainer;
         let (model, params) = (trainer.model(), trainer.params());
         let drawn = reconstruct(model, params, &self.measured, 1, self.rng());
-        let Summary { log_likelihood, elbo, strokes } = Summary::of(&drawn);
-        println!("{} steps made.", trainer.updates());
-        println!("On {} test images, in nats per image:", drawn.len());
-        println!("  log-likelihood     {log_likelihood:10.1}");
-        println!("  ELBO               {elbo:10.1}");
         let particles = iwae.unwrap_or(if trainer.settings().preset == Preset::Paper { 200 } else { 20 });
-        if particles > 0 {
-            let bounds = model.log_marginal(params, &self.measured, particles, self.rng());
-            let bound = bounds.iter().sum::<f64>() / bounds.len() as f64;
-            println!("  IWAE bound         {bound:10.1}   ({particles} particles)");
-        }
-        println!("  strokes per image  {strokes:10.2}");
-        let checkpoint = checkpoint::path(&self.folder, trainer.updates());
-        println!("\nPictures    {folder}/reconstruction.png, and as curves reconstruction.svg");
-        println!("Curves      {folder}/metrics.svg, from metrics.csv; or tensorboard --logdir {folder}");
-        println!("Checkpoint  {}", checkpoint.display());
+        let bound = match particles {
+            0 => None,
+            _ => {
+                self.observer.go_on()?;
+                let bounds = model.log_marginal(params, &self.measured, particles, self.rng());
+                Some((bounds.iter().sum::<f64>() / bounds.len() as f64, particles))
+            }
+        };
+        params.device().check()?;
+        Ok(Some(Measured { images: drawn.len(), summary: Summary::of(&drawn), bound }))
     }
 }
 
@@ -425,80 +415,33 @@ fn panels(metrics: &Metrics) -> Vec<Panel> {
     ]
 }
 
-/// A bar on a terminal, else a line now and then.
-struct Progress {
-    bar: Option<ProgressBar>,
+/// How the last 20 or so updates went.
+struct Recent {
     batch: usize,
-    total: u64,
-    began: Instant,
-    first: u64,
-    last_step: Instant,
-    /// Steps still to be shown of those that were made at once, and how long each took.
-    together: usize,
-    seconds_each: f64,
-    last_line: Option<Instant>,
+    /// Updates since the process began.
+    updates: u64,
+    last: Instant,
     seconds_per_step: f64,
-    smooth: [f64; 3],
+    /// ELBO, log-likelihood, strokes.
+    means: [f64; 3],
 }
 
-impl Progress {
-    fn new(trainer: &Trainer) -> Self {
-        let (settings, first) = (trainer.settings(), trainer.updates());
-        let bar = io::stderr().is_terminal().then(|| {
-            let style =
-                ProgressStyle::with_template("{wide_bar} {pos}/{len}  {msg}  {eta} left").expect("a valid template");
-            let bar = ProgressBar::with_draw_target(Some(settings.steps), ProgressDrawTarget::stderr_with_hz(4));
-            bar.with_style(style).with_position(first)
-        });
-        let now = Instant::now();
-        Progress {
-            bar,
-            batch: settings.batch,
-            total: settings.steps,
-            began: now,
-            first,
-            last_step: now,
-            together: 0,
-            seconds_each: 0.0,
-            last_line: None,
-            seconds_per_step: 0.0,
-            smooth: [0.0; 3],
-        }
+impl Recent {
+    fn new(batch: usize) -> Self {
+        Recent { batch, updates: 0, last: Instant::now(), seconds_per_step: 0.0, means: [0.0; 3] }
     }
 
-    /// Shows exponential averages over about 20 steps.
-    ///
-    /// `together`: how many steps were made since the host last looked; the first of them tells how long they took.
-    fn step(&mut self, step: u64, report: &Report, together: usize) {
-        if self.together == 0 {
-            (self.together, self.seconds_each) = (together, self.last_step.elapsed().as_secs_f64() / together as f64);
-            self.last_step = Instant::now();
-        }
-        self.together -= 1;
-        let seconds = self.seconds_each;
-        let weight = (1.0 / (step - self.first) as f64).max(0.05);
-        let update = |old: &mut f64, new: f64| *old += weight * (new - *old);
-        update(&mut self.seconds_per_step, seconds);
-        let shown = [report.elbo, report.log_likelihood, report.strokes];
-        self.smooth.iter_mut().zip(shown).for_each(|(old, new)| update(old, new.into()));
-        let [elbo, log_likelihood, strokes] = self.smooth;
-        let rate = self.images_per_s();
-        let message = format!("ELBO {elbo:.1}  log-lik {log_likelihood:.1}  strokes {strokes:.2}  {rate:.0} images/s");
-        match &self.bar {
-            Some(bar) => {
-                bar.set_position(step);
-                bar.set_message(message);
-            }
-            None if self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY) || step == self.total => {
-                self.last_line = Some(Instant::now());
-                let left = self.began.elapsed().as_secs_f64() / (step - self.first) as f64 * (self.total - step) as f64;
-                eprintln!(
-                    "step {step}/{}  {message}  {} left",
-                    self.total,
-                    indicatif::HumanDuration(Duration::from_secs_f64(left))
-                );
-            }
-            None => {}
+    /// Takes updates that were made together into exponential averages.
+    fn add(&mut self, reports: &[Report]) {
+        let seconds = self.last.elapsed().as_secs_f64() / reports.len() as f64;
+        self.last = Instant::now();
+        for report in reports {
+            self.updates += 1;
+            let weight = (1.0 / self.updates as f64).max(0.05);
+            let update = |old: &mut f64, new: f64| *old += weight * (new - *old);
+            update(&mut self.seconds_per_step, seconds);
+            let shown = [report.elbo, report.log_likelihood, report.strokes];
+            self.means.iter_mut().zip(shown).for_each(|(old, new)| update(old, new.into()));
         }
     }
 
@@ -506,7 +449,9 @@ impl Progress {
         (self.batch as f64 / self.seconds_per_step) as f32
     }
 
-    fn clear(&self) {
-        self.bar.iter().for_each(ProgressBar::finish_and_clear);
+    fn words(&self) -> String {
+        let [elbo, log_likelihood, strokes] = self.means;
+        let rate = self.images_per_s();
+        format!("ELBO {elbo:.1}  log-lik {log_likelihood:.1}  strokes {strokes:.2}  {rate:.0} images/s")
     }
 }

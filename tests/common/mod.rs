@@ -1,6 +1,8 @@
 //! What several tests share.
 #![allow(dead_code)]
 
+pub mod programs;
+
 use dood::{data::Source, model::Config, ops::Placement};
 use std::{
     fs,
