@@ -8,7 +8,7 @@ mod screen;
 mod shell;
 mod signals;
 
-pub use arguments::{Compute, Data};
+pub use arguments::{Compute, Data, source};
 pub use screen::Screen;
 pub use shell::quoted;
 
