@@ -7,7 +7,6 @@
 mod arena;
 mod cache;
 mod compile;
-pub(crate) mod gemm;
 mod graph;
 mod launch;
 mod open;
@@ -16,28 +15,16 @@ pub(crate) use arena::{Block, Span};
 pub use compile::{SOURCES, assemble, options};
 pub(crate) use graph::Graph;
 pub use graph::GraphSize;
-pub(crate) use launch::{Arg, Launch, TABLE, args, grad};
+pub(crate) use launch::{Arg, Launch, TABLE, args};
 pub(crate) use open::is_available;
 
-use crate::{DType, Error, Result};
+use crate::{DType, Error, MathMode, Result};
 use arena::{Arena, Memory};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
 };
-
-/// How matrix products treat their operands. Sums are always formed in single precision (double on a double precision device).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum MathMode {
-    /// As they are.
-    #[default]
-    F32,
-    /// Rounded to tf32 (10 bits of mantissa) for the tensor cores.
-    Tf32,
-    /// Rounded to bf16 (7 bits of mantissa) for the tensor cores.
-    Bf16,
-}
 
 /// One stream on one card, the kernels loaded on it, and the memory of the current step.
 pub(crate) struct Gpu {
@@ -49,6 +36,8 @@ pub(crate) struct Gpu {
     /// "NVIDIA H100 80GB HBM3, driver 13.0".
     description: String,
     target: compile::Target,
+    /// What [`Gpu::constant`] has sent, by its bits.
+    constants: Mutex<HashMap<Vec<u64>, Block>>,
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
     functions: Mutex<HashMap<(&'static str, &'static str), launch::Loaded>>,
     /// The clock outside of graphs: always 0.
@@ -304,6 +293,28 @@ impl Gpu {
     /// Calls of the driver belong to the context of the calling thread.
     fn bound(&self) -> std::result::Result<(), DriverError> {
         self.context.bind_to_thread()
+    }
+
+    /// Numbers that never change, as an input of a kernel: sent when they are first asked for, and kept as long as the device is open.
+    /// A step runs once before it is captured, so what it needs is there.
+    pub fn constant(&self, values: impl IntoIterator<Item = f64>) -> Arg {
+        let values: Vec<f64> = values.into_iter().collect();
+        let key: Vec<u64> = values.iter().map(|x| x.to_bits()).collect();
+        let mut constants = self.constants.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(block) = constants.get(&key) {
+            return Arg::In(block.span());
+        }
+        let bytes: Vec<u8> = match self.dtype {
+            DType::F32 => values.iter().flat_map(|&x| (x as f32).to_ne_bytes()).collect(),
+            DType::F64 => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+        };
+        let block = self.store(&bytes);
+        let span = block.span();
+        // What did not arrive must not be found by the next one who asks.
+        if !self.failed() {
+            constants.insert(key, block);
+        }
+        Arg::In(span)
     }
 
     /// Device memory with the given contents that outlives every step.

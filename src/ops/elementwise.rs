@@ -4,9 +4,9 @@ use super::{Op, same_shape};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
-    gpu::{Arg, Launch, TABLE, args, grad},
+    gpu::{Arg, Launch, TABLE, args},
     real::Real,
-    tape::Slot,
+    slot::{Slot, grad},
 };
 
 /// y = Σ_k factor_k·x_k.
@@ -184,7 +184,7 @@ impl Op for Softplus {
         let mut y = Tensor::empty(cx, x[0].shape());
         on_device!(cx, T => {
             for (y, &x) in y.slice_mut::<T>().iter_mut().zip(x[0].slice::<T>()) {
-                *y = x.larger(T::ZERO) + (-x.abs()).exp().ln_1p();
+                *y = x.softplus();
             }
         }, gpu => {
             let n = y.len();
