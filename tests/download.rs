@@ -479,6 +479,30 @@ fn what_the_errors_of_a_damaged_set_advise_works() {
     assert_eq!(load(&source, 1).unwrap().test.len(), 10_000);
 }
 
+#[test]
+fn a_damaged_zip_of_omniglot_is_fetched_anew() {
+    let Some(real) = real("omniglot") else { return };
+    let names = ["images_background.zip", "images_evaluation.zip", "all_runs.zip"];
+    let list: Vec<(String, Vec<u8>)> = names.map(|name| (name.into(), fs::read(real.join(name)).unwrap())).into();
+    let folder = tempdir().unwrap();
+    list.iter().for_each(|(name, bytes)| write(folder.path(), name, bytes));
+    let server = serve(list.clone(), Manner::Honest);
+    let mirrored = Downloader { mirror: Some(server.address.clone()), ..downloader() };
+    let source = source("omniglot", folder.path());
+    mirrored.fetch(&source, &Silent).unwrap();
+    assert!(server.requests.lock().unwrap().is_empty(), "all is right");
+    for damage in [0, 2] {
+        write(folder.path(), names[damage], &list[damage].1[..5000]);
+        if damage == 0 {
+            let advice = format!("delete {}, and --download fetches it anew", folder.path().join(names[0]).display());
+            assert_says(&load(&source, 1).unwrap_err().to_string(), &["not a zip that can be read", &advice]);
+        }
+        mirrored.fetch(&source, &Silent).unwrap();
+        assert_eq!(fs::read(folder.path().join(names[damage])).unwrap(), list[damage].1);
+    }
+    assert_eq!(server.requests.lock().unwrap().len(), 2);
+}
+
 // ---- The network as it is at work ----
 
 /// A server with TLS, whose certificate a self-made authority has signed; how many connections there were, and the authority's
@@ -639,12 +663,16 @@ fn what_cannot_pass_is_not_tried_again() {
     // Each would take minutes if it were tried again.
     assert_says(&fetch("not an address"), &["cannot download not an address", "put file.bin into"]);
     assert_says(&fetch("ftp://127.0.0.1/file.bin"), &["cannot download ftp://127.0.0.1/file.bin"]);
-    // TLS is spoken to a server without.
-    let server = serve(vec![], Manner::Honest);
-    assert_says(
-        &fetch(&format!("{}/file.bin", server.address.replace("http:", "https:"))),
-        &["cannot download https://"],
-    );
+    // TLS is spoken to a server that does not speak it.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("https://{}/file.bin", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 1024]).and_then(|_| write!(stream, "HTTP/1.1 400 Bad Request\r\n\r\n"));
+        }
+    });
+    assert_says(&fetch(&address), &["cannot download https://127.0.0.1", "put file.bin into"]);
 }
 
 #[test]

@@ -130,7 +130,12 @@ impl Downloader {
         let mut wrong: Vec<(PathBuf, Error)> = Vec::new();
         for held in remote.held(folder) {
             let mut file = File::open(&held).map_err(|e| Error::io("read", &held, e))?;
-            match check(remote, &mut file, &held, observer) {
+            // How long a packed file is says nothing of how much there is to check.
+            let total = length(&file, &held).ok().filter(|_| matches!(remote.check, Check::File(..)));
+            observer.begin(&format!("Checking {}", remote.name), total, Unit::Bytes);
+            let checked = check(remote, &mut file, &held, observer);
+            observer.end();
+            match checked {
                 Ok(()) => return wrong.iter().try_for_each(|(held, _)| put_aside(held)),
                 Err(Failure::Kept(error)) => return Err(error),
                 Err(Failure::Wrong(error)) => wrong.push((held, error)),
@@ -562,7 +567,10 @@ fn digest_of(reader: &mut impl Read, observer: &dyn Observer) -> Result<io::Resu
         observer.go_on()?;
         match reader.read(&mut buffer) {
             Ok(0) => return Ok(Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())),
-            Ok(n) => hash.update(&buffer[..n]),
+            Ok(n) => {
+                hash.update(&buffer[..n]);
+                observer.advance(n as u64);
+            }
             Err(e) => return Ok(Err(e)),
         }
     }
@@ -678,23 +686,35 @@ const QUICKDRAW: [(&str, Check); 10] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observer::Silent;
+    use flate2::{Compression, write::GzEncoder};
 
     #[test]
     fn the_balanced_split_is_taken_out_of_nists_archive() {
         let folder = tempfile::tempdir().unwrap();
+        let pack = |text: &str| {
+            let mut out = GzEncoder::new(Vec::new(), Compression::fast());
+            out.write_all(text.as_bytes()).unwrap();
+            out.finish().unwrap()
+        };
         let mut zip = zip::ZipWriter::new(File::create(folder.path().join(EMNIST_ARCHIVE)).unwrap());
-        for split in ["balanced", "byclass"] {
-            for part in ["train-images-idx3", "train-labels-idx1", "test-images-idx3", "test-labels-idx1"] {
-                let name = format!("gzip/emnist-{split}-{part}-ubyte.gz");
-                zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
-                zip.write_all(part.as_bytes()).unwrap();
+        for name in emnist_files() {
+            for split in ["balanced", "byclass"] {
+                let entry = format!("gzip/{}", name.replace("balanced", split));
+                zip.start_file(entry, zip::write::SimpleFileOptions::default()).unwrap();
+                zip.write_all(&pack(&format!("{name} of {split}"))).unwrap();
             }
         }
         zip.finish().unwrap();
         unpack_emnist(folder.path()).unwrap();
-        assert!(Set::Emnist.is_in(folder.path()));
-        let labels = folder.path().join("emnist-balanced-test-labels-idx1-ubyte.gz");
-        assert_eq!(fs::read(labels).unwrap(), b"test-labels-idx1");
+        assert!(Set::Emnist.is_in(folder.path()) && emnist_is_whole(folder.path(), &Silent).unwrap());
+        let name = "emnist-balanced-test-labels-idx1-ubyte.gz";
+        let labels = folder.path().join(name);
+        let whole = fs::read(&labels).unwrap();
+        assert_eq!(whole, pack(&format!("{name} of balanced")));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
+        // One of them is cut off later.
+        fs::write(&labels, &whole[..whole.len() - 4]).unwrap();
+        assert!(!emnist_is_whole(folder.path(), &Silent).unwrap());
     }
 }

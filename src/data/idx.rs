@@ -218,6 +218,12 @@ impl Read for Gunzip<'_> {
             if n > 0 || buffer.is_empty() || rest.iter().all(|&byte| byte == 0) {
                 return Ok(n);
             }
+            if !is_gzip(rest) {
+                return Err(std::io::Error::new(
+                    std::io::ErrorKind::InvalidData,
+                    "something else follows the packed bytes",
+                ));
+            }
             self.0 = GzDecoder::new(rest);
         }
     }

@@ -161,7 +161,8 @@ fn read(paths: &[&Path], reading: &Reading) -> Result<Vec<u8>> {
     let decoded: Result<Vec<_>> = decoded.collect();
     observer.end();
     let mut decoded = decoded?;
-    let bad: Vec<&(&Path, String)> = decoded.iter().filter_map(|picture| picture.as_ref().err()).collect();
+    let mut bad: Vec<&(&Path, String)> = decoded.iter().filter_map(|picture| picture.as_ref().err()).collect();
+    bad.sort();
     if let Some((path, why)) = bad.first() {
         let more = match bad.len() - 1 {
             0 => String::new(),
