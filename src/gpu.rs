@@ -16,7 +16,7 @@ pub use compile::{SOURCES, assemble, options};
 pub(crate) use graph::Graph;
 pub use graph::GraphSize;
 pub(crate) use launch::{Arg, Launch, TABLE, args};
-pub(crate) use open::is_available;
+pub(crate) use open::is_expected;
 
 use crate::{DType, Error, MathMode, Result};
 use arena::{Arena, Memory};

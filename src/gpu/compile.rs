@@ -1,12 +1,11 @@
 //! Kernel sources and NVRTC: CUDA C++ in, machine code for the card at hand out.
 
 use super::{Gpu, cache};
-use crate::{DType, Error, Result};
+use crate::{DType, Error, Observer, Result, observer::Unit};
 use cudarc::{
     driver::CudaModule,
     nvrtc::{self, Ptx, result, sys},
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use std::{
     borrow::Cow,
@@ -215,8 +214,8 @@ impl Gpu {
 
 impl Gpu {
     /// Compiles what the cache on disk lacks, several files at a time: else each is compiled when its first kernel is launched. What
-    /// goes wrong here is told there.
-    pub fn compile_all(&self) {
+    /// goes wrong here is told there. An observer that stops leaves the rest to those launches.
+    pub fn compile_all(&self, observer: &dyn Observer) {
         let options = options(&self.target.architecture, self.dtype);
         let prepare = |&(file, _): &(&'static str, &str)| {
             let source = assemble(file, &source(file)?);
@@ -224,15 +223,17 @@ impl Gpu {
             (!key.exists()).then_some((file, source, key))
         };
         let missing: Vec<_> = SOURCES.iter().filter_map(prepare).collect();
-        let style = ProgressStyle::with_template("Compiling kernels {bar:40} {pos}/{len}").expect("a valid template");
-        let bar = ProgressBar::new(missing.len() as u64).with_style(style);
-        missing.par_iter().for_each(|(file, source, key)| {
+        if missing.is_empty() {
+            return;
+        }
+        observer.begin("Compiling kernels", Some(missing.len() as u64), Unit::Items);
+        missing.par_iter().filter(|_| !observer.stopped()).for_each(|(file, source, key)| {
             if let Ok(image) = compile(file, source, &self.target, &options) {
                 cache::write(key, &image);
             }
-            bar.inc(1);
+            observer.advance(1);
         });
-        bar.finish_and_clear();
+        observer.end();
     }
 }
 

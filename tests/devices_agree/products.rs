@@ -51,6 +51,27 @@ fn without_dropout(n: usize, k: usize, outputs: usize) -> Case {
     })
 }
 
+/// Inputs up to the largest finite numbers, as the residual ratio of an empty image is, and down to the smallest: rounding must not
+/// make them infinite, or the gradient of the weights is 0·∞. The products stay below the largest number, but saturate tanh.
+fn largest(fused: bool) -> Case {
+    const MOST: f64 = f32::MAX as f64;
+    let extremes = [MOST, -MOST, 3.402e38, -3.4015e38, 3.4e38, 3.3896e38, -3.3895e38, 1e38, 1e-38, -1e-45];
+    let (n, k, outputs) = (extremes.len() + 2, 36, 40);
+    let mut x = normal(3, &[n, k], 0.0, 1.0);
+    extremes.iter().enumerate().for_each(|(i, &extreme)| x[i * k + 7 * i % k] = extreme);
+    let weights = normal(4, &[outputs, k], 0.0, 0.2).iter().map(|w| w.clamp(-0.9, 0.9) + 0.01).collect();
+    let shapes: [&[usize]; 3] = [&[n, k], &[outputs, k], &[outputs]];
+    let case = match fused {
+        false => {
+            Case::new("linear of the largest numbers", &shapes, |_, x, _| x[0].linear(x[1], x[2], Activation::Tanh))
+        }
+        true => Case::new("dropout_linear of the largest numbers", &shapes, |_, x, _| {
+            dropout_linear(&x[..1], vec![(0, Keep::All)], x[1], x[2], Activation::Tanh, None)
+        }),
+    };
+    case.with_input(0, x).with_input(1, weights)
+}
+
 pub fn cases() -> Vec<Case> {
     use Activation::{None, Tanh};
     let (tf32, bf16) = (MathMode::Tf32, MathMode::Bf16);
@@ -85,6 +106,12 @@ pub fn cases() -> Vec<Case> {
         together(5, 3, 4100, 36).with_math(tf32, 2e-3),
         together(5, 3, 4100, 36).with_math(bf16, 2e-2),
         without_dropout(3, 40, 5),
+        largest(false),
+        largest(false).with_math(tf32, 5e-3),
+        largest(false).with_math(bf16, 3e-2),
+        largest(true),
+        largest(true).with_math(tf32, 5e-3),
+        largest(true).with_math(bf16, 3e-2),
         Case::new("gru_cell", &[&[7, 37], &[7, 111], &[7, 111]], |_, x, _| x[0].gru_cell(x[1], x[2])),
     ]
 }
