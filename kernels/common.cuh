@@ -18,7 +18,6 @@ struct alignas(16) Pack {
 
 // Inputs whose number is known at run time, by value; null pointers in the places beyond them. A kernel takes it as
 // `const __grid_constant__ Table`, so that no thread makes a copy of it.
-#define TABLE 8
 struct Table {
     const REAL* at[TABLE];
 };

@@ -3,6 +3,10 @@
 //! All sets follow one recipe (section 10 of the model): one channel, bright ink on black, resized with Pillow's bilinear
 //! resampler on 8-bit images, not centred and not made binary. The model divides by 255.
 
+#[cfg(feature = "download")]
+pub mod download;
+#[cfg(not(feature = "download"))]
+#[path = "data/no_download.rs"]
 pub mod download;
 mod fit;
 pub mod idx;

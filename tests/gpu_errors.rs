@@ -1,6 +1,6 @@
 //! What can go wrong with a GPU is one clear sentence: a missing driver, card or compiler, one that is too old, memory that runs out, a
 //! kernel that fails, a damaged cache. Planted on the stand-in, also where there is a real GPU.
-#![cfg(unix)]
+#![cfg(all(unix, feature = "cuda"))]
 
 #[path = "common/stand_in.rs"]
 mod stand_in;
@@ -423,7 +423,7 @@ fn each_precision_and_architecture_has_its_own_entry() {
 fn a_device_opened_by_name_has_all_its_kernels_compiled() {
     let folder = tempfile::tempdir().unwrap();
     let Some(_alone) = prepare(folder.path()) else { return };
-    let (told, all) = (Told::default(), dood::gpu::SOURCES.len());
+    let (told, all) = (Told::default(), dood::kernels::SOURCES.len());
     let device = Device::open("cuda", MathMode::F32, &told).unwrap();
     let compiled = entries(folder.path());
     assert_eq!(compiled.len(), all);

@@ -1,6 +1,6 @@
 //! linear, dropout_linear and gru_cell: every tile, transposition, tail and math mode.
 
-use super::{Case, mask, normal};
+use super::{Case, SIDE, WIDE, ink, mask, normal};
 use dood::{
     MathMode,
     ops::{Activation, Keep, dropout_linear},
@@ -72,7 +72,7 @@ fn largest(fused: bool) -> Case {
     case.with_input(0, x).with_input(1, weights)
 }
 
-pub fn cases() -> Vec<Case> {
+pub fn small() -> Vec<Case> {
     use Activation::{None, Tanh};
     let (tf32, bf16) = (MathMode::Tf32, MathMode::Bf16);
     vec![
@@ -113,5 +113,67 @@ pub fn cases() -> Vec<Case> {
         largest(true).with_math(tf32, 5e-3),
         largest(true).with_math(bf16, 3e-2),
         Case::new("gru_cell", &[&[7, 37], &[7, 111], &[7, 111]], |_, x, _| x[0].gru_cell(x[1], x[2])),
+    ]
+}
+
+/// Hidden layers of 256 units with tanh, and a last layer without.
+fn mlp(name: &str, n: usize, sizes: &[usize]) -> Case {
+    let mut shapes = vec![vec![n, sizes[0]]];
+    sizes.windows(2).for_each(|pair| shapes.extend([vec![pair[1], pair[0]], vec![pair[1]]]));
+    let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+    let layers = sizes.len() - 1;
+    Case::new(name, &shapes, move |_, x, _| {
+        (0..layers).fold(x[0], |y, i| {
+            let activation = if i + 1 < layers { Activation::Tanh } else { Activation::None };
+            y.linear(x[1 + 2 * i], x[2 + 2 * i], activation)
+        })
+    })
+}
+
+fn gru(name: &str, n: usize, inputs: usize) -> Case {
+    let shapes: [&[usize]; 6] = [&[n, 256], &[n, inputs], &[768, inputs], &[768], &[768, 256], &[768]];
+    Case::new(name, &shapes, |_, x, _| {
+        x[0].gru_cell(x[1].linear(x[2], x[3], Activation::None), x[0].linear(x[4], x[5], Activation::None))
+    })
+}
+
+pub fn sized(n: usize) -> Vec<Case> {
+    let wide: [&[usize]; 3] = [&[n, WIDE], &[256, WIDE], &[256]];
+    let image = [n, SIDE, SIDE];
+    let cnn: [&[usize]; 9] =
+        [&image, &[8, 1, 3, 3], &[8], &[16, 8, 3, 3], &[16], &[256, WIDE], &[256], &[256, 256], &[256]];
+    vec![
+        Case::new("linear 33856-256", &wide, |_, x, _| {
+            dropout_linear(&x[..1], vec![(0, Keep::All)], x[1], x[2], Activation::None, None)
+        })
+        .against(59.741),
+        Case::new("linear 33856-256 tanh, 256-256", &[&wide[..], &[&[256, 256], &[256]]].concat(), |_, x, _| {
+            let hidden = dropout_linear(&x[..1], vec![(0, Keep::All)], x[1], x[2], Activation::Tanh, None);
+            hidden.linear(x[3], x[4], Activation::None)
+        })
+        .against(51.603),
+        Case::new("dropout_linear, one call", &wide, |_, x, _| {
+            dropout_linear(&x[..1], vec![(0, random(0.5, 9))], x[1], x[2], Activation::Tanh, None)
+        }),
+        Case::new("dropout_linear, three calls", &wide, |_, x, _| {
+            let calls = (0..3).map(|k| (0, random(0.5, 9 + k)));
+            dropout_linear(&x[..1], calls.collect(), x[1], x[2], Activation::Tanh, None)
+        }),
+        Case::new("embedder: conv_pair to embedding", &cnn, |_, x, _| {
+            let seen = x[0].conv_pair(x[1], x[2], x[3], x[4], None);
+            let hidden = dropout_linear(&[seen], vec![(0, random(0.5, 9))], x[5], x[6], Activation::Tanh, None);
+            hidden.linear(x[7], x[8], Activation::None)
+        })
+        .with_input(0, ink(0, n))
+        .against(127.3),
+        gru("gru layout 260-256", n, 260).against(2.731),
+        gru("gru stroke 266-256", n, 266).against(2.318),
+        gru("gru baseline 527-256", n, 527).against(3.371),
+        mlp("mlp layout 769-256-256-9", n, &[769, 256, 256, 9]).against(1.781),
+        mlp("mlp stroke 768-256-256-25", n, &[768, 256, 256, 25]).against(2.018),
+        mlp("mlp onoff 257-256-256-1", n, &[257, 256, 256, 1]).against(1.085),
+        mlp("mlp stroke prior 516-256-256-1200", n, &[516, 256, 256, 1200]).against(3.828),
+        mlp("mlp layout prior 256-256-256-400", n, &[256, 256, 256, 400]).against(1.803),
+        mlp("mlp baseline 256-256-256-256-1", n, &[256, 256, 256, 256, 1]).against(1.773),
     ]
 }
