@@ -2,18 +2,24 @@
 //!
 //! All sets follow one recipe (section 10 of the model): one channel, bright ink on black, resized with Pillow's bilinear
 //! resampler on 8-bit images, not centred and not made binary. The model divides by 255.
+//!
+//! [`load_or_fetch`] reads a [`Source`], [`read_picture`] a single picture.
 
 #[cfg(feature = "download")]
 pub mod download;
 #[cfg(not(feature = "download"))]
 #[path = "data/no_download.rs"]
 pub mod download;
+mod files_in;
 mod fit;
 pub mod idx;
 pub mod npy;
 pub mod omniglot;
+pub mod pictures;
 pub mod quickdraw;
 mod resize;
+mod shuffle;
+mod sniff;
 mod source;
 pub mod synthetic;
 
@@ -22,10 +28,14 @@ pub use omniglot::{Run, one_shot_runs};
 pub use resize::resize;
 pub use source::Source;
 
+use files_in::{Entry, entries};
+use sniff::sniff;
+
 use crate::{
     Error, Observer, Result,
     observer::{Silent, Unit},
 };
+use rayon::prelude::*;
 use std::{
     fs::File,
     io::Read,
@@ -113,6 +123,26 @@ impl Set {
             Set::Omniglot => "omniglot",
         }
     }
+
+    /// Whether the folder has all files of the set.
+    fn is_in(self, folder: &Path) -> bool {
+        match self {
+            Set::Mnist | Set::Kmnist => idx::Layout::MNIST.is_in(folder),
+            Set::Emnist => idx::Layout::EMNIST.is_in(folder),
+            Set::QuickDraw => quickdraw::is_in(folder),
+            Set::Omniglot => omniglot::is_in(folder),
+        }
+    }
+
+    /// Whether the folder has files of the set.
+    fn any_in(self, folder: &Path) -> bool {
+        match self {
+            Set::Mnist | Set::Kmnist => idx::Layout::MNIST.any_in(folder),
+            Set::Emnist => idx::Layout::EMNIST.any_in(folder),
+            Set::QuickDraw => quickdraw::any_in(folder),
+            Set::Omniglot => omniglot::any_in(folder),
+        }
+    }
 }
 
 /// How a set is read.
@@ -148,17 +178,19 @@ pub fn load(source: &Source, side: usize) -> Result<DataSet> {
 /// # Errors
 /// A sentence if the folder or a file is missing, damaged, or not what the set should hold; [`Error::Stopped`].
 pub fn load_or_fetch(source: &Source, options: &Options, observer: &dyn Observer) -> Result<DataSet> {
-    if !(1..=MAX_SIDE).contains(&options.side) {
-        let side = options.side;
-        return Err(Error::Usage(format!("images of {side} pixels a side cannot be made: use 1 to {MAX_SIDE}")));
-    }
+    check_side(options.side)?;
     if options.download && matches!(source, Source::Public { .. }) {
         download::fetch(source, observer)?;
     }
     let reading = Reading::new(source, options, observer);
-    let (train, test) = match source {
+    let set = match source {
         Source::Public { set, folder } => load_public(*set, folder, &reading)?,
-        Source::Idx(folder) => idx::Layout::ANY.load(&existing(folder, source)?, &reading)?,
+        Source::Idx(folder) => {
+            let layout = idx::Layout::ANY;
+            let folder = reading.locate(&reading.existing(folder)?, &|f| layout.any_in(f), &|f| layout.is_in(f))?;
+            layout.load(&folder, &reading)?
+        }
+        Source::Images(path) => pictures::load(&reading.existing(path)?, &reading)?,
         Source::Synthetic => {
             let [train, test] = synthetic::COUNTS;
             observer.begin("Drawing strokes", Some((train + test) as u64), Unit::Items);
@@ -168,11 +200,70 @@ pub fn load_or_fetch(source: &Source, options: &Options, observer: &dyn Observer
             drawn?
         }
     };
-    Ok(DataSet { name: source.word().into(), train, test })
+    let set = DataSet { name: source.word().into(), train: set.0, test: set.1 };
+    remark(&set, observer);
+    Ok(set)
+}
+
+/// Reads one picture, a PNG, JPEG, GIF or BMP file, as [`Source::Images`] reads many: a set of one image without a label.
+///
+/// # Errors
+/// A sentence if it is missing, damaged, or not such a picture; [`Error::Stopped`].
+pub fn read_picture(path: &Path, options: &Options, observer: &dyn Observer) -> Result<Images> {
+    check_side(options.side)?;
+    let source = Source::Images(path.into());
+    let picture = pictures::one(path, &Reading::new(&source, options, observer))?;
+    remark_on(&picture, &format!("The picture {}", path.display()), observer);
+    Ok(picture)
+}
+
+fn check_side(side: usize) -> Result<()> {
+    if (1..=MAX_SIDE).contains(&side) {
+        return Ok(());
+    }
+    Err(Error::Usage(format!("images of {side} pixels a side cannot be made: use 1 to {MAX_SIDE}")))
+}
+
+/// Tells the observer what is plausible in a set but probably not meant.
+fn remark(set: &DataSet, observer: &dyn Observer) {
+    for (part, name) in [(&set.train, "training"), (&set.test, "test")] {
+        if remark_on(part, &format!("The {name} set of {}", set.name), observer) {
+            // What is true of the one is true of the other.
+            break;
+        }
+    }
+}
+
+fn remark_on(images: &Images, name: &str, observer: &dyn Observer) -> bool {
+    let sum: u64 = images.pixels.par_chunks(1 << 16).map(|some| some.iter().map(|&p| u64::from(p)).sum::<u64>()).sum();
+    let brightest = images.pixels.par_iter().copied().max().unwrap_or(0);
+    let mean = sum as f64 / (255 * images.pixels.len()) as f64;
+    let size = images.side * images.side;
+    let empty = images.pixels.par_chunks(size).filter(|image| image.iter().all(|value| *value == image[0])).count();
+    let sentence = if mean > 0.5 {
+        format!(
+            "{name} is bright on average ({mean:.2} of 1): ink should be bright and paper black (--invert yes turns it round)"
+        )
+    } else if brightest == 0 {
+        format!("{name} is black throughout: there is nothing to learn from it")
+    } else if brightest == 1 {
+        format!(
+            "{name} has no value above 1 of 255, which is almost black: if it holds masks of 0 and 1, multiply them by 255"
+        )
+    } else if brightest < 64 {
+        format!("{name} is very dark: its brightest value is {brightest} of 255")
+    } else if 10 * empty > images.len() {
+        format!("{name} has {empty} images of {} that show nothing, all of one grey", images.len())
+    } else {
+        return false;
+    };
+    observer.note(&format!("{sentence}."));
+    true
 }
 
 /// What the readers of a set have to know beside its folder.
 struct Reading<'a> {
+    source: &'a Source,
     options: &'a Options,
     observer: &'a dyn Observer,
     /// Whether something has been said about images that are not square.
@@ -180,8 +271,8 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn new(_source: &Source, options: &'a Options, observer: &'a dyn Observer) -> Self {
-        Reading { options, observer, shape_said: AtomicBool::new(false) }
+    fn new(source: &'a Source, options: &'a Options, observer: &'a dyn Observer) -> Self {
+        Reading { source, options, observer, shape_said: AtomicBool::new(false) }
     }
 
     /// The images of a file or several as they are wanted: `[.., side, side]`.
@@ -189,15 +280,15 @@ impl<'a> Reading<'a> {
         let Options { side, fit, invert, .. } = *self.options;
         let (height, width) = (grey.height, grey.width);
         if height != width && !self.shape_said.swap(true, Relaxed) {
-            self.observer.note(&format!("images of {width}x{height} pixels are {}", fit.done()));
+            self.observer.note(&format!("The images have {width}x{height} pixels: they are {}.", fit.done()));
         }
         if invert == Invert::Yes {
             grey.pixels.iter_mut().for_each(|value| *value = 255 - *value);
         }
         // A second's work at most between two looks at the observer.
         const AT_ONCE: usize = 1 << 24;
-        let (size, mut fitted) =
-            (height * width, Vec::with_capacity(grey.pixels.len() / (height * width) * side * side));
+        let size = height * width;
+        let mut fitted = Vec::with_capacity(grey.pixels.len() / size * side * side);
         for some in grey.pixels.chunks(AT_ONCE.div_ceil(size) * size) {
             self.observer.go_on()?;
             fitted.extend(fit.square(some, height, width, side));
@@ -214,6 +305,45 @@ impl<'a> Reading<'a> {
         }
         Ok(bytes)
     }
+
+    /// Adds to what is wrong with the file or folder `path` how to put it right.
+    fn remedy(&self, path: &Path, error: Error) -> Error {
+        match (error, self.source) {
+            (Error::Data(what), Source::Public { .. }) => {
+                Error::Data(format!("{what}: delete {}, and --download fetches it anew", path.display()))
+            }
+            (Error::Data(what), _) => Error::Data(format!("{what}: put a right file in its place")),
+            (error, _) => error,
+        }
+    }
+
+    /// The folder itself if it has some of the files that are looked for, else the only one up to two levels below that has all.
+    fn locate(&self, folder: &Path, some: &dyn Fn(&Path) -> bool, all: &dyn Fn(&Path) -> bool) -> Result<PathBuf> {
+        let found = files_in::locate(folder, some, all)?;
+        if found != folder {
+            self.observer.note(&format!("The files of {} are in {}.", self.source.word(), found.display()));
+        }
+        Ok(found)
+    }
+
+    /// `folder` if it is there.
+    fn existing(&self, folder: &Path) -> Result<PathBuf> {
+        let advice = match self.source {
+            Source::Public { set, .. } => {
+                format!("fetch the set with --download, or name the folder that has it, as in {}:FOLDER", set.name())
+            }
+            Source::Images(_) => "name a folder of pictures, or one picture".into(),
+            _ => "name an existing folder".into(),
+        };
+        match folder.metadata() {
+            Ok(found) if found.is_dir() || matches!(self.source, Source::Images(_)) => Ok(folder.into()),
+            Ok(_) => Err(Error::Data(format!("{} is a file, not a folder of data: {advice}", folder.display()))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                Err(Error::Data(format!("the data folder {} does not exist: {advice}", folder.display())))
+            }
+            Err(e) => Err(Error::io("open the data folder", folder, e)),
+        }
+    }
 }
 
 /// The largest height or width of an image that is read or made. Far above any set of drawings; a larger number in a file
@@ -221,39 +351,12 @@ impl<'a> Reading<'a> {
 pub const MAX_SIDE: usize = 2048;
 
 fn load_public(set: Set, folder: &Path, reading: &Reading) -> Result<(Images, Images)> {
-    let folder = &existing(folder, &Source::Public { set, folder: folder.into() })?;
+    let folder = reading.existing(folder)?;
+    let folder = &reading.locate(&folder, &|folder| set.any_in(folder), &|folder| set.is_in(folder))?;
     match set {
         Set::Mnist | Set::Kmnist => idx::Layout::MNIST.load(folder, reading),
         Set::Emnist => idx::Layout::EMNIST.load(folder, reading),
         Set::QuickDraw => quickdraw::load(folder, reading),
         Set::Omniglot => omniglot::load(folder, reading),
     }
-}
-
-fn existing(folder: &Path, source: &Source) -> Result<PathBuf> {
-    let advice = match source {
-        Source::Public { set, .. } => {
-            format!("download the set first (--download), or name its folder as in {}:FOLDER", set.name())
-        }
-        _ => "name an existing folder".into(),
-    };
-    match folder.metadata() {
-        Ok(found) if found.is_dir() => Ok(folder.into()),
-        Ok(_) => Err(Error::Data(format!("{} is a file, not a folder of data: {advice}", folder.display()))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            Err(Error::Data(format!("the data folder {} does not exist: {advice}", folder.display())))
-        }
-        Err(e) => Err(Error::io("open the data folder", folder, e)),
-    }
-}
-
-/// The names of the files and folders directly in `folder`, sorted, without hidden ones.
-fn names_in(folder: &Path) -> Result<Vec<String>> {
-    let list = || -> std::io::Result<Vec<String>> {
-        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
-    };
-    let mut names = list().map_err(|e| Error::io("list the folder", folder, e))?;
-    names.retain(|name| !name.starts_with('.'));
-    names.sort();
-    Ok(names)
 }

@@ -3,10 +3,7 @@
 use crate::{
     Params, Result, Tape, Tensor,
     figures::{Drawing, Grid, Kind, Stroke, Tile, Window, strokes_svg},
-    model::{
-        Model,
-        recognition::{Dropout, Noise, Pass, Step},
-    },
+    model::{Dropout, Model, Noise, Pass, Step},
     ops::Placement,
     rng::Rng,
 };
@@ -96,17 +93,21 @@ fn extract(
     log_likelihood: f64,
 ) -> Reconstruction {
     let of = |value: Tensor| value.rows(row, 1).to_f32();
-    let drawn = steps.iter().filter(|step| of(step.onoff.value()) == [1.0]);
+    let drawn = steps.iter().filter(|step| of(step.after.z.onoff.value()) == [1.0]);
     let strokes = drawn.map(|step| {
-        let layout: [f32; 4] = of(step.layout.value()).try_into().expect("a layout has four numbers");
-        let (points, pen) = (of(step.stroke.value()), of(step.pen.value()));
-        let curve = on_canvas(model, layout, points.as_chunks().0, pen[0]);
-        InferredStroke { layout, curve, canvas: of(step.canvas.value()) }
+        let layout: [f32; 4] = of(step.after.z.layout.value()).try_into().expect("a layout has four numbers");
+        // What a network decodes is no curve.
+        let (points, sigma) = match step.pen {
+            Some(pen) if model.draws_curves() => (of(step.after.z.stroke.value()), of(pen.value())[0]),
+            _ => (vec![], 0.0),
+        };
+        let curve = on_canvas(model, layout, points.as_chunks().0, sigma);
+        InferredStroke { layout, curve, canvas: of(step.after.shown.value()) }
     });
     let kl: f64 = steps.iter().map(|step| step.kl().value().rows(row, 1).item()).sum();
     Reconstruction {
         target: images.rows(i, 1).to_f32(),
-        canvas: of(steps.last().expect("at least one stroke").canvas.value()),
+        canvas: of(steps.last().expect("at least one stroke").after.shown.value()),
         strokes: strokes.collect(),
         log_likelihood,
         elbo: log_likelihood - kl,

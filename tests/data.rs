@@ -118,7 +118,10 @@ fn any_folder_of_idx_files_will_do_with_or_without_labels() {
     write(folder.path(), "my-train-labels.idx", &idx_file(0x0C, &[2], &[0, 0, 1, 0, 0, 0, 0, 2]));
     assert_eq!(load(&source("idx", folder.path()), 2).unwrap().train.labels, Some(vec![256, 2]));
     write(folder.path(), "other-train-images.idx", &idx_file(8, &[1, 1, 1], &[0]));
-    assert_says(&complaint("idx", folder.path()), &["two files of images", "my-Train-images.idx", "keep one"]);
+    assert_says(
+        &complaint("idx", folder.path()),
+        &["2 files of training images", "my-Train-images.idx", "other-train-images.idx", "words test and images"],
+    );
 }
 
 #[test]
@@ -166,7 +169,7 @@ fn an_empty_folder_says_which_file_is_expected() {
     let folder = tempdir().unwrap();
     assert_says(&complaint("mnist", folder.path()), &["no train-images-idx3-ubyte in", ".gz"]);
     assert_says(&complaint("emnist", folder.path()), &["no emnist-balanced-train-images-idx3-ubyte in"]);
-    assert_says(&complaint("idx", folder.path()), &["no *train*images* in"]);
+    assert_says(&complaint("idx", folder.path()), &["no file with the words train and images in its name in"]);
     assert_says(&complaint("quickdraw", folder.path()), &["neither CATEGORY.npy nor quickdraw10-"]);
     assert_says(&complaint("omniglot", folder.path()), &["neither images_", "nor a folder images_"]);
 }
@@ -174,11 +177,11 @@ fn an_empty_folder_says_which_file_is_expected() {
 #[test]
 fn a_file_that_is_not_idx_says_so() {
     let error = |bytes: &[u8]| idx::images(bytes, "x").unwrap_err().to_string();
-    assert_says(&error(b"<html>404"), &["x: not an IDX file", "3c, 68, 74, 6d"]);
-    assert_says(&error(&idx_file(7, &[1, 1, 1], &[0])), &["not an IDX file"]);
-    assert_says(&error(&idx_file(8, &[5], &[0; 5])), &["has 1 dimensions", "images has 3"]);
-    assert_says(&error(&[]), &["cut off"]);
-    assert_says(&error(&gz(b"hello world")), &["not an IDX file"]);
+    assert_says(&error(b"<html>404"), &["x: not an IDX file but a web page"]);
+    assert_says(&error(&idx_file(7, &[1, 1, 1], &[0])), &["not an IDX file", "00, 00, 07, 03"]);
+    assert_says(&error(&idx_file(8, &[5], &[0; 5])), &["has 1 dimensions, [5]", "images has 3"]);
+    assert_says(&error(&[]), &["an empty file"]);
+    assert_says(&error(&gz(b"hello world")), &["not an IDX file but a text"]);
 }
 
 #[test]
@@ -189,12 +192,12 @@ fn a_file_shorter_or_longer_than_its_header_says_so() {
     assert_says(&error(&[&whole[..], &[0]].concat()), &["promises 1024 bytes", "more"]);
     assert_says(&error(&gz(&[&whole[..], &[0]].concat())), &["promises 1024 bytes", "more"]);
     let packed = gz(&whole);
-    assert_says(&error(&packed[..packed.len() / 2]), &["cut off", "fetch it again"]);
+    assert_says(&error(&packed[..packed.len() / 2]), &["cut off"]);
     assert_says(&error(&packed[..packed.len() - 3]), &["cut off"]);
     let mut damaged = packed.clone();
     let middle = damaged.len() - 6;
     damaged[middle] ^= 1;
-    assert_says(&error(&damaged), &["cannot be unpacked", "fetch it again"]);
+    assert_says(&error(&damaged), &["cannot be unpacked", "damaged"]);
 }
 
 #[test]
@@ -276,17 +279,16 @@ fn the_ten_quickdraw_categories_are_chosen_from_many() {
 fn bitmaps_of_another_type_shape_or_order_are_refused() {
     let error = |bytes: Vec<u8>| npy::Bitmaps::open(Cursor::new(bytes), "x.npy").err().unwrap().to_string();
     let data = [0; 784];
-    assert_says(&error(npy_file("<f4", "False", "(1, 784)", &data)), &["x.npy", "type '<f4'", "bytes"]);
+    assert_says(&error(npy_file("<c8", "False", "(1, 784)", &data)), &["x.npy", "type '<c8'", "bytes"]);
     assert_says(&error(npy_file("|u1", "False", "(784,)", &data)), &["shape (784,)", "(count, 784)"]);
     assert_says(&error(npy_file("|u1", "False", "(1, 28, 29)", &data)), &["shape (1, 28, 29)"]);
-    assert_says(&error(npy_file("|u1", "True", "(1, 784)", &data)), &["fortran_order"]);
     assert_says(&error(npy_file("|u1", "False", "(0, 784)", &[])), &["no drawings"]);
     assert_says(&error(npy_file("|u1", "False", "(2, 784)", &data)), &["promises 2 drawings", "784 bytes follow"]);
     assert_says(
         &error(npy_file("|u1", "False", "(18446744073709551615, 784)", &data)),
         &["promises 18446744073709551615"],
     );
-    assert_says(&error(b"PK\x03\x04 not numpy".to_vec()), &["not an .npy file"]);
+    assert_says(&error(b"PK\x03\x04 not numpy".to_vec()), &["not an .npy file but a zip archive"]);
     assert_says(&error(b"\x93NUMPY\x01\x00\xff\xff{}".to_vec()), &["cut off"]);
     assert_says(&error(b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}".to_vec()), &["claims 4294967295 bytes"]);
     let mut ok = npy::Bitmaps::open(Cursor::new(npy_file("u1", "False", "(1, 28, 28)", &[7; 784])), "x").unwrap();
@@ -324,7 +326,10 @@ fn a_zip_without_the_expected_tree_says_what_is_expected() {
     assert_says(&error, &["holds 0 runs", "class_labels.txt", "instead of 20"]);
     write(folder.path(), "images_background.zip", b"<html>not found</html>");
     write(folder.path(), "images_evaluation.zip", b"<html>not found</html>");
-    assert_says(&complaint("omniglot", folder.path()), &["not a zip that can be read", "fetch it again"]);
+    assert_says(
+        &complaint("omniglot", folder.path()),
+        &["not a zip archive but a web page", "delete", "images_background.zip, and --download fetches it anew"],
+    );
 }
 
 #[test]
@@ -334,9 +339,12 @@ fn damaged_and_oversized_files_in_a_zip_are_refused() {
         let tree = omniglot::unzip(&zip(contents), "x.zip");
         tree.and_then(|tree| omniglot::characters(&tree, "x.zip", 50)).unwrap_err().to_string()
     };
-    assert_says(&error(b"not a PNG".to_vec()), &["x.zip", "character01/01.png is not a PNG"]);
+    assert_says(
+        &error(b"not a PNG".to_vec()),
+        &["x.zip", "character01/01.png is not a PNG, JPEG, GIF or BMP picture but a text"],
+    );
     assert_says(&error(vec![0; 64 << 20]), &["far larger than any file of Omniglot"]);
-    assert_says(&error(png(3000, 1)), &["character01/01.png is not a PNG that can be read", "limit"]);
+    assert_says(&error(png(3000, 1)), &["character01/01.png has 3000x3000 pixels", "limit"]);
     let mut torn = zip(vec![5; 5000]);
     torn.truncate(torn.len() - 30);
     assert_says(&omniglot::unzip(&torn, "x.zip").unwrap_err().to_string(), &["not a zip that can be read"]);

@@ -5,6 +5,7 @@ mod common;
 
 use common::{assert_says, characters, real, run_files, source, write, zip_file};
 use dood::{
+    Error, Observer,
     data::{
         Set,
         download::{Check, Downloader, Remote, remotes},
@@ -12,14 +13,19 @@ use dood::{
     },
     observer::Silent,
 };
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
-    net::{TcpListener, TcpStream},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
     path::Path,
-    sync::{Arc, Mutex},
-    time::Duration,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 use tempfile::tempdir;
 
@@ -56,19 +62,19 @@ fn serve(list: Vec<(String, Vec<u8>)>, manner: Manner) -> Server {
     let seen = requests.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let _ = answer(stream.unwrap(), &list, manner, &seen);
+            let _ = answer(&mut stream.unwrap(), &list, manner, &seen);
         }
     });
     Server { address, requests }
 }
 
 fn answer(
-    mut stream: TcpStream,
+    stream: &mut (impl Read + Write),
     list: &[(String, Vec<u8>)],
     manner: Manner,
     requests: &Requests,
 ) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let mut lines = BufReader::new(&mut *stream).lines();
     let path = lines.next().unwrap_or(Ok(String::new()))?.split(' ').nth(1).unwrap_or("").to_string();
     let mut range = None;
     for line in lines.by_ref() {
@@ -139,7 +145,7 @@ fn remote(server: &Server, bytes: &[u8]) -> Remote {
 }
 
 fn downloader() -> Downloader {
-    Downloader { mirror: None, attempts: 3, pause: Duration::from_millis(1) }
+    Downloader { mirror: None, attempts: 3, pause: Duration::from_millis(1), certificates: None }
 }
 
 /// Everything in a folder, hidden or not.
@@ -225,7 +231,10 @@ fn a_busy_server_is_asked_again() {
 #[test]
 fn a_missing_file_is_said_at_once() {
     let (result, left, ranges) = download(Manner::Fails(404), None);
-    assert_says(&result.unwrap_err(), &["file.bin cannot be fetched", "404", "may have moved"]);
+    assert_says(
+        &result.unwrap_err(),
+        &["cannot download http://127.0.0.1", "404", "may have moved", "put file.bin into"],
+    );
     assert_eq!((left.len(), ranges.len()), (0, 1));
 }
 
@@ -243,7 +252,10 @@ fn a_wrong_file_is_not_kept() {
     assert_says(&error, &["300000 bytes instead of 299999"]);
     let mut packed = remote(&server, &bytes);
     packed.check = Check::Unpacked(sha256(&bytes));
-    assert_says(&downloader().file(&packed, folder.path(), &Silent).unwrap_err().to_string(), &["cannot be unpacked"]);
+    assert_says(
+        &downloader().file(&packed, folder.path(), &Silent).unwrap_err().to_string(),
+        &["SHA-256", "file.bin into"],
+    );
     assert!(listing(folder.path()).is_empty(), "{:?}", listing(folder.path()));
 }
 
@@ -332,4 +344,386 @@ fn omniglot_from_a_mirror_with_other_bytes_is_refused_but_its_runs_are_accepted(
     let error = mirrored.file(&runs, folder.path(), &Silent).unwrap_err().to_string();
     assert_says(&error, &["not the expected file", "holds 0 runs"]);
     assert_eq!(listing(folder.path()), ["all_runs.zip"]);
+}
+
+// ---- Files that are there already ----
+
+/// Collects notes.
+#[derive(Default)]
+struct Notes(Mutex<Vec<String>>);
+
+impl Observer for Notes {
+    fn note(&self, sentence: &str) {
+        self.0.lock().unwrap().push(sentence.into());
+    }
+}
+
+#[test]
+fn a_file_that_fails_its_check_is_fetched_anew() {
+    let bytes = contents();
+    let mut flipped = bytes.clone();
+    flipped[200_000] ^= 1;
+    for (held, why, kept) in [
+        (&bytes[..1000], "1000 bytes instead of 300000", true),
+        (b"", "an empty file", false),
+        (b" <!DOCTYPE html><title>Log in</title>", "a web page", false),
+        (b"<?xml version='1.0'?><Error/>", "an XML file", false),
+        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer", false),
+        (&flipped, "SHA-256", true),
+    ] {
+        let (folder, notes) = (tempdir().unwrap(), Notes::default());
+        let server = serve(vec![("file.bin".into(), bytes.clone())], Manner::Honest);
+        write(folder.path(), "file.bin", held);
+        downloader().file(&remote(&server, &bytes), folder.path(), &notes).unwrap();
+        assert_eq!(fs::read(folder.path().join("file.bin")).unwrap(), bytes);
+        assert_eq!(listing(folder.path()).len(), if kept { 2 } else { 1 }, "{why}");
+        if kept {
+            assert_eq!(fs::read(folder.path().join("file.bin.replaced")).unwrap(), held);
+        }
+        let notes = notes.0.into_inner().unwrap();
+        assert_eq!(notes.len(), 1);
+        assert_says(&notes[0], &["file.bin is not the file that it should be", why, "fetched anew"]);
+    }
+}
+
+#[test]
+fn a_wrong_file_stays_where_it_is_if_no_right_one_can_be_had() {
+    let (bytes, folder) = (contents(), tempdir().unwrap());
+    let server = serve(vec![], Manner::Honest);
+    write(folder.path(), "file.bin", b"mine");
+    assert!(downloader().file(&remote(&server, &bytes), folder.path(), &Silent).is_err());
+    assert_eq!(fs::read(folder.path().join("file.bin")).unwrap(), b"mine");
+    assert_eq!(listing(folder.path()), ["file.bin"]);
+}
+
+#[test]
+fn an_unpacked_file_stands_for_the_packed_one() {
+    let (bytes, folder) = (contents(), tempdir().unwrap());
+    let server = serve(vec![("file.gz".into(), bytes.clone())], Manner::Honest);
+    let remote = Remote {
+        address: format!("{}/file.gz", server.address),
+        name: "file.gz".into(),
+        check: Check::Unpacked(sha256(&bytes)),
+    };
+    write(folder.path(), "file", &bytes);
+    downloader().file(&remote, folder.path(), &Silent).unwrap();
+    assert!(server.requests.lock().unwrap().is_empty());
+    // A damaged one would be read instead of the packed one, so it is put aside.
+    write(folder.path(), "file", &bytes[..7]);
+    downloader().file(&remote, folder.path(), &Silent).unwrap();
+    assert_eq!(listing(folder.path()), ["file.gz", "file.replaced"]);
+    assert_eq!(server.requests.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_page_to_log_in_is_called_one_and_other_means_work() {
+    let (bytes, folder) = (contents(), tempdir().unwrap());
+    let page = b"<html><body>Welcome to our hotel".to_vec();
+    let server = serve(vec![("file.bin".into(), page)], Manner::Honest);
+    let mut wanted = remote(&server, &bytes);
+    wanted.check = Check::Unpacked(sha256(&bytes));
+    let error = downloader().file(&wanted, folder.path(), &Silent).unwrap_err().to_string();
+    let place = format!("put file.bin into {} by other means", folder.path().display());
+    assert_says(&error, &["not the expected file: it is a web page", "log in", &place]);
+    // The advice, followed.
+    write(folder.path(), "file.bin", &bytes);
+    downloader().file(&wanted, folder.path(), &Silent).unwrap();
+    assert_eq!(server.requests.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn running_the_same_command_again_goes_on_where_it_stopped() {
+    let (bytes, folder) = (contents(), tempdir().unwrap());
+    let list = || vec![("file.bin".to_string(), bytes.clone())];
+    let cut = serve(list(), Manner::Cuts(1));
+    let once = Downloader { attempts: 1, ..downloader() };
+    let error = once.file(&remote(&cut, &bytes), folder.path(), &Silent).unwrap_err().to_string();
+    assert_says(&error, &["run the same command again", "after the 150000 bytes"]);
+    once.file(&remote(&cut, &bytes), folder.path(), &Silent).unwrap();
+    assert_eq!(cut.requests.lock().unwrap()[1].1.as_deref(), Some("bytes=150000-"));
+}
+
+#[test]
+fn what_the_errors_of_a_damaged_set_advise_works() {
+    let Some(real) = real("mnist") else { return };
+    let list = listing(&real).into_iter().map(|name| (name.clone(), fs::read(real.join(name)).unwrap()));
+    let list: Vec<(String, Vec<u8>)> = list.filter(|(name, _)| name.ends_with(".gz")).collect();
+    let server = serve(list.clone(), Manner::Honest);
+    let mirrored = Downloader { mirror: Some(server.address.clone()), ..downloader() };
+    let name = "t10k-labels-idx1-ubyte.gz";
+    let whole = &list.iter().find(|(found, _)| found == name).unwrap().1;
+    for damaged in [&whole[..whole.len() / 2], b"", b"<!doctype html>"] {
+        for delete in [true, false] {
+            let folder = tempdir().unwrap();
+            list.iter().for_each(|(name, bytes)| write(folder.path(), name, bytes));
+            write(folder.path(), name, damaged);
+            let source = source("mnist", folder.path());
+            let error = load(&source, 1).unwrap_err().to_string();
+            let advice = format!("delete {}, and --download fetches it anew", folder.path().join(name).display());
+            assert_says(&error, &[&advice]);
+            if delete {
+                fs::remove_file(folder.path().join(name)).unwrap();
+                assert_says(&load(&source, 1).unwrap_err().to_string(), &["--download"]);
+            }
+            mirrored.fetch(&source, &Silent).unwrap();
+            assert_eq!(load(&source, 1).unwrap().test.len(), 10_000);
+        }
+    }
+    assert_eq!(server.requests.lock().unwrap().len(), 6, "only the damaged file is fetched");
+    // What an earlier download has begun is not taken for the file.
+    let folder = tempdir().unwrap();
+    list.iter().filter(|(found, _)| found != name).for_each(|(name, bytes)| write(folder.path(), name, bytes));
+    write(folder.path(), &format!("{name}.partial"), &whole[..100]);
+    let source = source("mnist", folder.path());
+    assert_says(&load(&source, 1).unwrap_err().to_string(), &["no t10k-labels-idx1-ubyte"]);
+    mirrored.fetch(&source, &Silent).unwrap();
+    assert_eq!(load(&source, 1).unwrap().test.len(), 10_000);
+}
+
+#[test]
+fn a_damaged_zip_of_omniglot_is_fetched_anew() {
+    let Some(real) = real("omniglot") else { return };
+    let names = ["images_background.zip", "images_evaluation.zip", "all_runs.zip"];
+    let list: Vec<(String, Vec<u8>)> = names.map(|name| (name.into(), fs::read(real.join(name)).unwrap())).into();
+    let folder = tempdir().unwrap();
+    list.iter().for_each(|(name, bytes)| write(folder.path(), name, bytes));
+    let server = serve(list.clone(), Manner::Honest);
+    let mirrored = Downloader { mirror: Some(server.address.clone()), ..downloader() };
+    let source = source("omniglot", folder.path());
+    mirrored.fetch(&source, &Silent).unwrap();
+    assert!(server.requests.lock().unwrap().is_empty(), "all is right");
+    for damage in [0, 2] {
+        write(folder.path(), names[damage], &list[damage].1[..5000]);
+        if damage == 0 {
+            let advice = format!("delete {}, and --download fetches it anew", folder.path().join(names[0]).display());
+            assert_says(&load(&source, 1).unwrap_err().to_string(), &["not a zip that can be read", &advice]);
+        }
+        mirrored.fetch(&source, &Silent).unwrap();
+        assert_eq!(fs::read(folder.path().join(names[damage])).unwrap(), list[damage].1);
+    }
+    assert_eq!(server.requests.lock().unwrap().len(), 2);
+}
+
+// ---- The network as it is at work ----
+
+/// A server with TLS, whose certificate a self-made authority has signed; how many connections there were, and the authority's
+/// certificate in PEM form.
+fn serve_tls(list: Vec<(String, Vec<u8>)>) -> (String, Arc<AtomicUsize>, String) {
+    let mut params = CertificateParams::new(vec![]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "Gate 7");
+    params.distinguished_name.push(DnType::OrganizationName, "Ourselves Ltd");
+    let key = KeyPair::generate().unwrap();
+    let pem = params.self_signed(&key).unwrap().pem();
+    let authority = Issuer::new(params, key);
+    let own_key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_string()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "localhost");
+    let own = params.signed_by(&own_key, &authority).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.der().clone()], PrivateKeyDer::Pkcs8(own_key.serialize_der().into()))
+        .unwrap();
+    let (config, count) = (Arc::new(config), Arc::new(AtomicUsize::new(0)));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let seen = count.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            seen.fetch_add(1, Relaxed);
+            let mut stream = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream.unwrap());
+            let _ = answer(&mut stream, &list, Manner::Honest, &Mutex::default());
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        }
+    });
+    (address, count, pem)
+}
+
+#[test]
+fn a_certificate_that_is_refused_is_not_tried_again_and_its_signer_is_named() {
+    let (bytes, folder) = (contents(), tempdir().unwrap());
+    let (address, connections, pem) = serve_tls(vec![("file.bin".into(), bytes.clone())]);
+    let wanted = Remote {
+        address: format!("{address}/file.bin"),
+        name: "file.bin".into(),
+        check: Check::File(300_000, sha256(&bytes)),
+    };
+    let fetch = |certificates: Option<&Path>| {
+        let downloader =
+            Downloader { certificates: certificates.map(Into::into), pause: Duration::from_secs(9), ..downloader() };
+        downloader.file(&wanted, folder.path(), &Silent).map_err(|e| e.to_string())
+    };
+    let begun = Instant::now();
+    let error = fetch(None).unwrap_err();
+    assert_says(
+        &error,
+        &[
+            "certificate of the server is refused",
+            "`localhost`",
+            "`Gate 7` of `Ourselves Ltd` signed",
+            "SSL_CERT_FILE=FILE.pem",
+        ],
+    );
+    // One to fetch the file, one to see who signed.
+    assert_eq!(connections.load(Relaxed), 2);
+    assert!(begun.elapsed() < Duration::from_secs(9), "no pause");
+    assert!(listing(folder.path()).is_empty());
+    let file = tempdir().unwrap();
+    write(file.path(), "other.pem", b"not a certificate");
+    assert_says(
+        &fetch(Some(&file.path().join("other.pem"))).unwrap_err(),
+        &["other.pem holds no certificates", "SSL_CERT_FILE"],
+    );
+    assert_says(&fetch(Some(&file.path().join("none.pem"))).unwrap_err(), &["cannot read", "none.pem"]);
+    // The advice, followed.
+    write(file.path(), "gate.pem", pem.as_bytes());
+    fetch(Some(&file.path().join("gate.pem"))).unwrap();
+    assert_eq!(fs::read(folder.path().join("file.bin")).unwrap(), bytes);
+}
+
+/// The tests below run again in a process of its own with other variables, where this names the server.
+const AGAIN: &str = "DOOD_TEST_ADDRESS";
+
+fn in_a_process_with(test: &str, variables: &[(&str, &str)]) {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    for name in ["SSL_CERT_DIR", "SSL_CERT_FILE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "NO_PROXY", "no_proxy"] {
+        command.env_remove(name);
+    }
+    let output = command.args(["--exact", test]).envs(variables.iter().copied()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn ssl_cert_file_is_honoured() {
+    let (bytes, folder) = (contents(), tempdir().unwrap());
+    if let Ok(address) = std::env::var(AGAIN) {
+        let check = Check::File(300_000, sha256(&bytes));
+        let wanted = Remote { address: format!("{address}/file.bin"), name: "file.bin".into(), check };
+        return Downloader::default().file(&wanted, folder.path(), &Silent).unwrap();
+    }
+    let (address, _, pem) = serve_tls(vec![("file.bin".into(), bytes)]);
+    write(folder.path(), "gate.pem", pem.as_bytes());
+    let file = folder.path().join("gate.pem");
+    in_a_process_with("ssl_cert_file_is_honoured", &[(AGAIN, &address), ("SSL_CERT_FILE", file.to_str().unwrap())]);
+    // With SSL_CERT_DIR beside it, both count.
+    in_a_process_with(
+        "ssl_cert_file_is_honoured",
+        &[
+            (AGAIN, &address),
+            ("SSL_CERT_FILE", file.to_str().unwrap()),
+            ("SSL_CERT_DIR", folder.path().to_str().unwrap()),
+        ],
+    );
+}
+
+#[test]
+fn a_proxy_is_used() {
+    let (bytes, folder) = (contents(), tempdir().unwrap());
+    if std::env::var(AGAIN).is_ok() {
+        let check = Check::File(300_000, sha256(&bytes));
+        let wanted = Remote { address: "http://data.invalid/file.bin".into(), name: "file.bin".into(), check };
+        return Downloader::default().file(&wanted, folder.path(), &Silent).unwrap();
+    }
+    // A proxy is asked for whole addresses, or for a tunnel; this one knows a single file, whatever its host.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut line = String::new();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            reader.read_line(&mut line).unwrap();
+            if line.starts_with("CONNECT") {
+                while reader.read_line(&mut line).unwrap() > 2 {}
+                write!(stream, "HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            }
+            while reader.read_line(&mut line).unwrap() > 2 {}
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", bytes.len()).unwrap();
+            let _ = stream.write_all(&bytes);
+        }
+    });
+    in_a_process_with("a_proxy_is_used", &[(AGAIN, "x"), ("HTTP_PROXY", &proxy)]);
+}
+
+#[test]
+fn what_cannot_pass_is_not_tried_again() {
+    for status in [400, 401, 403, 404, 407, 410, 451] {
+        let (result, left, ranges) = download(Manner::Fails(status), None);
+        assert_says(&result.unwrap_err(), &[&status.to_string(), "put file.bin into"]);
+        assert_eq!((left.len(), ranges.len()), (0, 1));
+    }
+    let folder = tempdir().unwrap();
+    let patient = Downloader { pause: Duration::from_secs(60), ..downloader() };
+    let fetch = |address: &str| {
+        let wanted = Remote { address: address.into(), name: "file.bin".into(), check: Check::File(9, "") };
+        patient.file(&wanted, folder.path(), &Silent).unwrap_err().to_string()
+    };
+    // Each would take minutes if it were tried again.
+    assert_says(&fetch("not an address"), &["cannot download not an address", "put file.bin into"]);
+    assert_says(&fetch("ftp://127.0.0.1/file.bin"), &["cannot download ftp://127.0.0.1/file.bin"]);
+    // TLS is spoken to a server that does not speak it.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("https://{}/file.bin", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 1024]).and_then(|_| write!(stream, "HTTP/1.1 400 Bad Request\r\n\r\n"));
+        }
+    });
+    assert_says(&fetch(&address), &["cannot download https://127.0.0.1", "put file.bin into"]);
+}
+
+#[test]
+fn a_name_that_does_not_exist_is_tried_twice_at_most() {
+    let folder = tempdir().unwrap();
+    let patient = Downloader { attempts: 9, pause: Duration::from_millis(300), ..downloader() };
+    let address = "http://nowhere.invalid/file.bin".to_string();
+    let wanted = Remote { address, name: "file.bin".into(), check: Check::File(9, "") };
+    let begun = Instant::now();
+    let error = patient.file(&wanted, folder.path(), &Silent).unwrap_err().to_string();
+    assert_says(&error, &["cannot download http://nowhere.invalid/file.bin", "network connection", "by other means"]);
+    // Eight pauses that double would be more than a minute.
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+}
+
+// ---- Stopping ----
+
+/// Asks for a stop after a while.
+struct Until(Instant);
+
+impl Observer for Until {
+    fn stopped(&self) -> bool {
+        Instant::now() >= self.0
+    }
+}
+
+#[test]
+fn a_download_stops_within_a_second_and_keeps_what_has_arrived() {
+    // Half of the file, and then nothing more; or nothing at all; or an error each time, between which there are pauses.
+    for (begin, kept) in
+        [("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf of it", 10), ("", 0), ("HTTP/1.1 503 No\r\n\r\n", 0)]
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}/file.bin", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let mut open = Vec::new();
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = stream.write_all(begin.as_bytes());
+                open.push(stream);
+            }
+        });
+        let folder = tempdir().unwrap();
+        let wanted = Remote { address, name: "file.bin".into(), check: Check::File(100, "") };
+        let patient = Downloader { attempts: 100, pause: Duration::from_secs(60), ..downloader() };
+        let end = Instant::now() + Duration::from_millis(500);
+        let result = patient.file(&wanted, folder.path(), &Until(end));
+        assert!(matches!(result, Err(Error::Stopped)), "{result:?}");
+        assert!(end.elapsed() < Duration::from_secs(1), "{:?}", end.elapsed());
+        let left = fs::metadata(folder.path().join("file.bin.partial")).map_or(0, |file| file.len());
+        assert_eq!(left, kept);
+    }
 }

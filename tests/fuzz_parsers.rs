@@ -6,7 +6,7 @@
 use dood::{
     Device, Grads, Params, Tensor,
     checkpoint::{self, Checkpoint, Progress},
-    data::{idx, npy, omniglot},
+    data::{idx, npy, omniglot, pictures},
     model::{Config, Model, Start, objective::Running},
     ops::Placement,
     optim::Adam,
@@ -33,6 +33,11 @@ const PARSERS: &[Parser] = &[
     ("zip tree", zips, read_zip),
     ("png inside zip", pngs, |bytes| read_zip(&zip(&[(DRAWING, bytes)]))),
     ("png with right checksums inside zip", pngs, |bytes| read_zip(&zip(&[(DRAWING, &with_crcs(bytes))]))),
+    ("png", pngs, read_picture),
+    ("png with right checksums", pngs, |bytes| read_picture(&with_crcs(bytes))),
+    ("jpeg", || coded(image::ImageFormat::Jpeg), read_picture),
+    ("gif", || coded(image::ImageFormat::Gif), read_picture),
+    ("bmp", || coded(image::ImageFormat::Bmp), read_picture),
     ("class labels", class_labels, read_runs),
     ("checkpoint", checkpoints, read_checkpoint),
 ];
@@ -182,6 +187,24 @@ fn pngs() -> Vec<Vec<u8>> {
     let grey = image::GrayImage::from_fn(20, 20, |x, y| image::Luma([(x * y) as u8]));
     let colour = image::RgbaImage::from_fn(9, 5, |x, y| image::Rgba([x as u8, y as u8, 7, 200]));
     vec![png(grey.into()), png(colour.into()), ONE_BIT_PNG.to_vec()]
+}
+
+/// Small pictures, in grey and in colour.
+fn coded(format: image::ImageFormat) -> Vec<Vec<u8>> {
+    let colour = image::RgbImage::from_fn(19, 17, |x, y| image::Rgb([(x * 13) as u8, (y * 11) as u8, 7]));
+    let pictures = [image::DynamicImage::from(colour.clone()), image::DynamicImage::from(colour).to_luma8().into()];
+    let code = |picture: image::DynamicImage| {
+        let mut out = Cursor::new(Vec::new());
+        // GIF has no grey of its own.
+        let picture = if format == image::ImageFormat::Gif { picture.to_rgba8().into() } else { picture };
+        picture.write_to(&mut out, format).unwrap();
+        out.into_inner()
+    };
+    pictures.into_iter().map(code).collect()
+}
+
+fn read_picture(bytes: &[u8]) -> bool {
+    pictures::decode(bytes, "x").is_ok()
 }
 
 /// 16x2 pixels of one bit, like those of Omniglot.

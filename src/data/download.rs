@@ -1,16 +1,24 @@
 //! Fetching the public sets from their official addresses, once, into a cache folder.
 //!
 //! A file is collected beside its place as `NAME.partial`, checked, and renamed when it is whole and right. A broken
-//! download is continued where it stopped, now or when the program is started again.
+//! download is continued where it stopped, now or when the program is started again. A file that is there already is checked in
+//! the same way, and fetched anew if it is not what it should be.
 //!
 //! How a file is checked: QuickDraw, the Omniglot images and EMNIST by the SHA-256 of the file that TensorFlow Datasets
 //! publishes (its `url_checksums`). MNIST and KMNIST by the SHA-256 of the unpacked bytes, because mirrors pack them
 //! differently. For Omniglot's one-shot runs no SHA-256 is published; that file must contain the 20 complete runs.
 
-use super::{Set, Source, idx, omniglot, quickdraw};
+mod signer;
+
+use super::{
+    Set, Source,
+    files_in::locate,
+    idx::{Gunzip, is_gzip},
+    omniglot, sniff,
+};
 use crate::{Error, Observer, Result, files, observer::Unit};
-use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
+use signer::signer;
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
@@ -19,14 +27,17 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use ureq::http::{HeaderMap, StatusCode};
+use ureq::{
+    http::{HeaderMap, StatusCode},
+    tls::{PemItem, RootCerts, TlsConfig, parse_pem},
+};
 
 /// Where a set is kept if no folder is named: `$DOOD_CACHE/SET`, `$XDG_CACHE_HOME/dood/SET` or `~/.cache/dood/SET`.
 pub fn cache_folder(set: Set) -> PathBuf {
     files::cache_folder().join(set.name())
 }
 
-/// Fetches the files of `source` into its folder from the official addresses; nothing to do if they are there.
+/// Fetches the files of `source` into its folder from the official addresses; nothing to do if they are there and right.
 ///
 /// `observer` hears how far it is, and may stop it within a second; what has arrived is kept for the next time. MNIST takes 12 MB, KMNIST 21 MB, Omniglot 16 MB, EMNIST 562 MB (of which 35 MB are kept),
 /// QuickDraw 1.1 GB. [`Source::Idx`] and [`Source::Synthetic`] have nothing to fetch, which is an [`Error::Usage`].
@@ -65,41 +76,74 @@ pub struct Downloader {
     pub attempts: u32,
     /// The pause before the second attempt; it doubles with each further one.
     pub pause: Duration,
+    /// A file in PEM form with the certificates of the authorities to trust, instead of those that the system trusts. By
+    /// default the one that `SSL_CERT_FILE` names.
+    pub certificates: Option<PathBuf>,
 }
 
 impl Default for Downloader {
     fn default() -> Self {
-        Downloader { mirror: None, attempts: 5, pause: Duration::from_secs(1) }
+        // Where SSL_CERT_DIR is set too, what the system trusts comes from both.
+        let certificates = std::env::var_os("SSL_CERT_FILE").filter(|_| std::env::var_os("SSL_CERT_DIR").is_none());
+        Downloader {
+            mirror: None,
+            attempts: 5,
+            pause: Duration::from_secs(1),
+            certificates: certificates.map(Into::into),
+        }
     }
 }
 
 impl Downloader {
-    /// Fetches the files of `source` into its folder; nothing to do if they are there.
+    /// Fetches the files of `source` into its folder; nothing to do if they are there and right.
     pub fn fetch(&self, source: &Source, observer: &dyn Observer) -> Result<()> {
         let Source::Public { set, folder } = source else {
             return Err(Error::Usage(format!("`{source}` cannot be downloaded: only the public sets have an address")));
         };
-        if is_complete(*set, folder) {
+        let folder = &locate(folder, &|folder| set.any_in(folder), &|folder| set.is_in(folder))?;
+        let complete = set.is_in(folder);
+        let archived = *set == Set::Emnist;
+        if archived && complete && emnist_is_whole(folder, observer)? {
             return Ok(());
         }
         files::create_folder(folder)?;
         for mut remote in remotes(*set) {
+            if complete && !archived && remote.held(folder).is_empty() {
+                // In another form, which only reading it can check.
+                continue;
+            }
             if let Some(mirror) = &self.mirror {
                 remote.address = format!("{}/{}", mirror.trim_end_matches('/'), remote.name.replace(' ', "%20"));
             }
             self.file(&remote, folder, observer)?;
         }
-        if *set == Set::Emnist { unpack_emnist(folder) } else { Ok(()) }
+        if archived { unpack_emnist(folder) } else { Ok(()) }
     }
 
-    /// Fetches one file into `folder` and checks it; nothing to do if it is there.
+    /// Fetches one file into `folder` and checks it; nothing to do if it is there and right.
     ///
-    /// When this fails, no file of that name appears. What has arrived is kept for the next attempt as `NAME.partial`,
-    /// unless it is wrong.
+    /// What was there and is not right is put aside as `NAME.replaced`, once the right file has arrived; unless it is a web page
+    /// or the like, of which nothing is kept. When this fails, no file of that name appears. What has arrived is kept for the
+    /// next attempt as `NAME.partial`, unless it is wrong.
     pub fn file(&self, remote: &Remote, folder: &Path, observer: &dyn Observer) -> Result<()> {
         let path = folder.join(&remote.name);
-        if path.exists() {
-            return Ok(());
+        let mut wrong: Vec<(PathBuf, Error)> = Vec::new();
+        for held in remote.held(folder) {
+            let mut file = File::open(&held).map_err(|e| Error::io("read", &held, e))?;
+            // How long a packed file is says nothing of how much there is to check.
+            let total = length(&file, &held).ok().filter(|_| matches!(remote.check, Check::File(..)));
+            observer.begin(&format!("Checking {}", remote.name), total, Unit::Bytes);
+            let checked = check(remote, &mut file, &held, observer);
+            observer.end();
+            match checked {
+                Ok(()) => return wrong.iter().try_for_each(|(held, _)| put_aside(held)),
+                Err(Failure::Kept(error)) => return Err(error),
+                Err(Failure::Wrong(error)) => wrong.push((held, error)),
+            }
+        }
+        for (held, error) in &wrong {
+            observer
+                .note(&format!("{} is not the file that it should be ({error}) and is fetched anew.", held.display()));
         }
         let partial = folder.join(format!("{}.partial", remote.name));
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&partial);
@@ -123,10 +167,17 @@ impl Downloader {
             result = get(&mut file);
         }
         match result {
-            Ok(()) => fs::rename(&partial, &path).map_err(|e| Error::io("write", &path, e)),
+            Ok(()) => {
+                wrong.iter().try_for_each(|(held, _)| put_aside(held))?;
+                fs::rename(&partial, &path).map_err(|e| Error::io("write", &path, e))
+            }
             Err(Failure::Wrong(error)) => {
                 let _ = fs::remove_file(&partial);
-                Err(error)
+                Err(Error::Download(format!(
+                    "{} is not the expected file: {error}; {}",
+                    remote.address,
+                    remote.by_hand(folder)
+                )))
             }
             Err(Failure::Kept(error)) => {
                 if file.metadata().is_ok_and(|held| held.len() == 0) {
@@ -140,28 +191,85 @@ impl Downloader {
     /// Appends to `file` until it is whole, with pauses and new attempts when the connection breaks.
     fn receive(&self, remote: &Remote, file: &mut File, path: &Path, observer: &dyn Observer) -> Result<(), Failure> {
         let (mut failed, mut most) = (0, length(file, path)?);
+        let (roots, folder) = (self.roots()?, path.parent().unwrap_or(path));
         loop {
             observer.go_on()?;
-            let reason = match attempt(remote, file, path, observer) {
+            let (reason, attempts) = match attempt(remote, &roots, file, path, observer) {
                 Ok(()) => return file.sync_all().map_err(|e| Failure::Kept(Error::io("write", path, e))),
                 Err(Broken::Final(failure)) => return Err(failure),
-                Err(Broken::Again(reason)) => reason,
+                Err(Broken::Again(reason)) => (reason, self.attempts),
+                Err(Broken::Once(reason)) => (reason, self.attempts.min(2)),
+                Err(Broken::Never(reason)) => {
+                    let (address, by_hand) = (&remote.address, remote.by_hand(folder));
+                    return Err(Failure::Kept(Error::Download(format!(
+                        "cannot download {address}: {reason}; {by_hand}"
+                    ))));
+                }
             };
             let held = length(file, path)?;
             failed = if held > most { 1 } else { failed + 1 };
             most = most.max(held);
-            if failed >= self.attempts {
+            if failed >= attempts {
                 return Err(Failure::Kept(Error::Download(format!(
                     "cannot download {} ({reason}): check the network connection and run the same command again, which \
-                     continues after the {held} bytes that have arrived, or put {} into {} by other means",
+                     continues after the {held} bytes that have arrived, or {}",
                     remote.address,
-                    remote.name,
-                    path.parent().unwrap_or(path).display(),
+                    remote.by_hand(folder),
                 ))));
             }
             wait(self.pause * 2u32.pow((failed - 1).min(6)), observer)?;
         }
     }
+
+    /// Whom to trust.
+    fn roots(&self) -> Result<RootCerts> {
+        let Some(path) = &self.certificates else { return Ok(RootCerts::PlatformVerifier) };
+        let bytes = files::read(path)?;
+        let certificates = parse_pem(&bytes).filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        });
+        let certificates: Vec<_> = certificates.collect();
+        if certificates.is_empty() {
+            return Err(Error::Download(format!(
+                "{} holds no certificates in PEM form: name a file that does with SSL_CERT_FILE, or unset it",
+                path.display()
+            )));
+        }
+        Ok(RootCerts::new_with_certs(&certificates))
+    }
+}
+
+impl Remote {
+    /// The files of `folder` that stand for this one: itself, and without its `.gz` where the check does not mind.
+    fn held(&self, folder: &Path) -> Vec<PathBuf> {
+        let unpacked = self.name.strip_suffix(".gz").filter(|_| matches!(self.check, Check::Unpacked(_)));
+        // The unpacked one wins when they are read.
+        let names = unpacked.into_iter().chain([self.name.as_str()]);
+        names.map(|name| folder.join(name)).filter(|path| path.is_file()).collect()
+    }
+
+    /// What a user can do where nothing else helps.
+    fn by_hand(&self, folder: &Path) -> String {
+        format!("put {} into {} by other means", self.name, folder.display())
+    }
+}
+
+/// Takes a wrong file out of the way; keeps it if it may be somebody's work.
+fn put_aside(path: &Path) -> Result<()> {
+    let mut begin = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(512).read_to_end(&mut begin));
+    let worthless = read.is_ok() && junk(&begin).is_some();
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".replaced");
+    let done = if worthless { fs::remove_file(path) } else { fs::rename(path, aside) };
+    done.map_err(|e| Error::io("replace", path, e))
+}
+
+/// What these bytes begin, if it is what servers and tools leave in place of a file.
+fn junk(begin: &[u8]) -> Option<&'static str> {
+    const JUNK: [&str; 5] = ["web page", "empty file", "XML", "Git LFS", "a text"];
+    sniff(begin).filter(|what| JUNK.iter().any(|junk| what.contains(junk)))
 }
 
 /// How often the observer is asked while nothing arrives.
@@ -196,6 +304,10 @@ impl From<Error> for Failure {
 enum Broken {
     /// Another attempt may succeed.
     Again(String),
+    /// One more attempt may succeed, but not many more.
+    Once(String),
+    /// No other attempt can succeed.
+    Never(String),
     Final(Failure),
 }
 
@@ -206,16 +318,18 @@ impl From<Error> for Broken {
 }
 
 /// One request, for what `file` does not hold yet. `Ok` means that the file is whole.
-fn attempt(remote: &Remote, file: &mut File, path: &Path, observer: &dyn Observer) -> Result<(), Broken> {
+fn attempt(
+    remote: &Remote,
+    roots: &RootCerts,
+    file: &mut File,
+    path: &Path,
+    observer: &dyn Observer,
+) -> Result<(), Broken> {
     let had = length(file, path)?;
-    let mut answer = Answer::to(&remote.address, had);
+    let mut answer = Answer::to(&remote.address, had, roots.clone());
     let (status, headers) = match answer.next(observer)? {
         Some(Part::Head(status, headers)) => (status, headers),
-        Some(Part::Error(ureq::Error::BadUri(why))) => {
-            let address = &remote.address;
-            return Err(Error::Download(format!("{address} is not an address that can be fetched: {why}")).into());
-        }
-        Some(Part::Error(e)) => return Err(Broken::Again(e.to_string())),
+        Some(Part::Error(broken)) => return Err(broken),
         Some(Part::Bytes(_)) | None => return Err(Broken::Again("the server did not answer".into())),
     };
     let whole = match status {
@@ -235,21 +349,15 @@ fn attempt(remote: &Remote, file: &mut File, path: &Path, observer: &dyn Observe
         status if status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429) => {
             return Err(Broken::Again(format!("the server answered {status}")));
         }
-        status => {
-            return Err(Error::Download(format!(
-                "{} cannot be fetched, the server answered {status}: the file may have moved; get {} by other means",
-                remote.address, remote.name
-            ))
-            .into());
-        }
+        status => return Err(Broken::Never(format!("the server answered {status}, the file may have moved"))),
     };
+    let page = headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
     if let (Some(whole), Check::File(size, _)) = (whole, remote.check)
         && whole != size
     {
-        return Err(Broken::Final(Failure::Wrong(Error::Download(format!(
-            "{} is not the expected file: it has {whole} bytes instead of {size}",
-            remote.address
-        )))));
+        let what = if page { "it is a web page: the network may want you to log in first, in a browser; " } else { "" };
+        let what = format!("{what}it has {whole} bytes instead of {size}");
+        return Err(Broken::Final(Failure::Wrong(Error::Download(what))));
     }
     observer.begin(&format!("Fetching {}", remote.name), whole, Unit::Bytes);
     let appended = append(&mut answer, file, path, observer);
@@ -268,7 +376,7 @@ fn attempt(remote: &Remote, file: &mut File, path: &Path, observer: &dyn Observe
 enum Part {
     Head(StatusCode, HeaderMap),
     Bytes(Vec<u8>),
-    Error(ureq::Error),
+    Error(Broken),
 }
 
 /// A request that is being answered. A thread of its own waits for the network, so that nothing here waits for long; it ends by
@@ -277,16 +385,22 @@ struct Answer(Receiver<Part>);
 
 impl Answer {
     /// Asks for the bytes of `address` from `start` on.
-    fn to(address: &str, start: u64) -> Self {
+    fn to(address: &str, start: u64, roots: RootCerts) -> Self {
         let (to, from) = sync_channel(16);
-        let mut request = agent().get(address);
-        if start > 0 {
-            request = request.header("Range", format!("bytes={start}-"));
-        }
+        let address = address.to_owned();
         thread::spawn(move || {
             let send = |to: &SyncSender<Part>, part| to.send(part).is_ok();
-            let mut body = match request.call() {
-                Err(e) => return drop(to.send(Part::Error(e))),
+            let call = |roots| {
+                let request = agent(roots).get(&address);
+                if start > 0 { request.header("Range", format!("bytes={start}-")).call() } else { request.call() }
+            };
+            let mut response = call(roots);
+            // A system that trusts nobody, as small containers do, has no opinion: then Mozilla's list counts.
+            if response.as_ref().is_err_and(|e| e.to_string().contains("No CA certificates were loaded")) {
+                response = call(RootCerts::WebPki);
+            }
+            let mut body = match response {
+                Err(e) => return drop(to.send(Part::Error(broken(e, &address)))),
                 Ok(response) => {
                     let (head, body) = response.into_parts();
                     if !send(&to, Part::Head(head.status, head.headers)) {
@@ -301,7 +415,7 @@ impl Answer {
                     Ok(0) => return,
                     Ok(n) => Part::Bytes(buffer[..n].to_vec()),
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(e) => return drop(to.send(Part::Error(e.into()))),
+                    Err(e) => return drop(to.send(Part::Error(Broken::Again(e.to_string())))),
                 };
                 if !send(&to, part) {
                     return;
@@ -324,8 +438,39 @@ impl Answer {
     }
 }
 
-fn agent() -> ureq::Agent {
+/// What an error of the network means for further attempts.
+fn broken(error: ureq::Error, address: &str) -> Broken {
+    let tls = match &error {
+        ureq::Error::Rustls(error) => Some(error),
+        ureq::Error::Io(e) => e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()),
+        _ => None,
+    };
+    match (tls, &error) {
+        (Some(rustls::Error::InvalidCertificate(why)), _) => Broken::Never(format!(
+            "the certificate of the server is refused ({}{}): if your network has an authority of its own, name its certificate with \
+             SSL_CERT_FILE=FILE.pem; or",
+            rustls::Error::InvalidCertificate(why.clone()),
+            signer(address).map(|signer| format!("; {signer}")).unwrap_or_default()
+        )),
+        (Some(_), _) => Broken::Never(error.to_string()),
+        (None, ureq::Error::HostNotFound) => Broken::Once(error.to_string()),
+        // What the systems say of a name that does not exist.
+        (None, ureq::Error::Io(e))
+            if ["lookup address", "No such host"].iter().any(|words| e.to_string().contains(words)) =>
+        {
+            Broken::Once(e.to_string())
+        }
+        (
+            None,
+            ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed | ureq::Error::Protocol(_),
+        ) => Broken::Again(error.to_string()),
+        _ => Broken::Never(error.to_string()),
+    }
+}
+
+fn agent(roots: RootCerts) -> ureq::Agent {
     ureq::Agent::config_builder()
+        .tls_config(TlsConfig::builder().root_certs(roots).build())
         .http_status_as_error(false)
         // The bytes as they are: a file that the server packs on the way could not be continued.
         .accept_encoding("identity")
@@ -356,7 +501,7 @@ fn append(answer: &mut Answer, file: &mut File, path: &Path, observer: &dyn Obse
                 file.write_all(&bytes).map_err(full)?;
                 observer.advance(bytes.len() as u64);
             }
-            Some(Part::Error(e)) => return Err(Broken::Again(e.to_string())),
+            Some(Part::Error(broken)) => return Err(broken),
             Some(Part::Head(..)) | None => return Ok(()),
         }
     }
@@ -370,28 +515,49 @@ fn truncate(file: &mut File, path: &Path) -> Result<()> {
     file.set_len(0).and_then(|()| file.rewind()).map_err(|e| Error::io("write", path, e))
 }
 
-/// Compares what has arrived with what is known about the file.
+/// Compares a file with what is known about it. [`Failure::Wrong`] says what it is instead, without a name.
 fn check(remote: &Remote, file: &mut File, path: &Path, observer: &dyn Observer) -> Result<(), Failure> {
-    let wrong = |what: String| {
-        Failure::Wrong(Error::Download(format!(
-            "{} is not the expected file ({what}): try again later",
-            remote.address
-        )))
+    let unreadable = |e| Error::io("read", path, e);
+    file.rewind().map_err(unreadable)?;
+    let error = match compare(remote, file, path, observer) {
+        Err(Failure::Wrong(error)) => error,
+        other => return other,
     };
-    file.rewind().map_err(|e| Error::io("read", path, e))?;
+    let mut begin = Vec::new();
+    file.rewind().and_then(|()| file.take(512).read_to_end(&mut begin)).map_err(unreadable)?;
+    Err(Failure::Wrong(match junk(&begin) {
+        Some("a web page") => {
+            Error::Download("it is a web page: the network may want you to log in first, in a browser".into())
+        }
+        Some(what) => Error::Download(format!("it is {what}")),
+        None => error,
+    }))
+}
+
+fn compare(remote: &Remote, file: &mut File, path: &Path, observer: &dyn Observer) -> Result<(), Failure> {
+    let wrong = |what: String| Failure::Wrong(Error::Download(what));
+    let unreadable = |e| Error::io("read", path, e);
+    let whole = |file: &mut File| {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map(|_| bytes).map_err(unreadable)
+    };
     let (expected, found) = match remote.check {
-        Check::Parses(parse) => {
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;
-            return parse(&bytes, &remote.name).map_err(|e| wrong(e.to_string()));
+        Check::Parses(parse) => return parse(&whole(file)?, &remote.name).map_err(|e| wrong(e.to_string())),
+        Check::File(size, _) if length(file, path)? != size => {
+            return Err(wrong(format!("it has {} bytes instead of {size}", length(file, path)?)));
         }
-        Check::File(_, digest) => (digest, digest_of(file, observer)?.map_err(|e| Error::io("read", path, e))?),
+        Check::File(_, digest) => (digest, digest_of(file, observer)?.map_err(unreadable)?),
         Check::Unpacked(digest) => {
-            let unpacked = digest_of(&mut MultiGzDecoder::new(io::BufReader::new(&mut *file)), observer)?;
-            (digest, unpacked.map_err(|e| wrong(format!("it cannot be unpacked: {e}")))?)
+            let bytes = whole(file)?;
+            let unpacked = if is_gzip(&bytes) {
+                digest_of(&mut Gunzip::new(&bytes), observer)?
+            } else {
+                digest_of(&mut &bytes[..], observer)?
+            };
+            (digest, unpacked.map_err(|e| wrong(format!("it cannot be unpacked, {e}")))?)
         }
     };
-    if expected == found { Ok(()) } else { Err(wrong(format!("SHA-256 {found} instead of {expected}"))) }
+    if expected == found { Ok(()) } else { Err(wrong(format!("its SHA-256 is {found} instead of {expected}"))) }
 }
 
 fn digest_of(reader: &mut impl Read, observer: &dyn Observer) -> Result<io::Result<String>> {
@@ -401,19 +567,30 @@ fn digest_of(reader: &mut impl Read, observer: &dyn Observer) -> Result<io::Resu
         observer.go_on()?;
         match reader.read(&mut buffer) {
             Ok(0) => return Ok(Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())),
-            Ok(n) => hash.update(&buffer[..n]),
+            Ok(n) => {
+                hash.update(&buffer[..n]);
+                observer.advance(n as u64);
+            }
             Err(e) => return Ok(Err(e)),
         }
     }
 }
 
-fn is_complete(set: Set, folder: &Path) -> bool {
-    match set {
-        Set::Mnist | Set::Kmnist => idx::Layout::MNIST.is_in(folder),
-        Set::Emnist => idx::Layout::EMNIST.is_in(folder),
-        Set::QuickDraw => quickdraw::is_in(folder),
-        Set::Omniglot => omniglot::is_in(folder),
+/// The files that are taken out of NIST's archive.
+fn emnist_files() -> impl Iterator<Item = String> {
+    let parts = ["train-images-idx3", "train-labels-idx1", "test-images-idx3", "test-labels-idx1"];
+    parts.into_iter().map(|part| format!("emnist-balanced-{part}-ubyte.gz"))
+}
+
+/// Whether those that are there can be unpacked.
+fn emnist_is_whole(folder: &Path, observer: &dyn Observer) -> Result<bool> {
+    for path in emnist_files().map(|name| folder.join(name)).filter(|path| path.is_file()) {
+        if let Err(e) = digest_of(&mut Gunzip::new(&files::read(&path)?), observer)? {
+            observer.note(&format!("{} cannot be unpacked ({e}): it is fetched anew.", path.display()));
+            return Ok(false);
+        }
     }
+    Ok(true)
 }
 
 /// Takes the four files of the balanced split out of NIST's archive of all splits, which is then deleted.
@@ -421,11 +598,13 @@ fn unpack_emnist(folder: &Path) -> Result<()> {
     let path = folder.join(EMNIST_ARCHIVE);
     let file = File::open(&path).map_err(|e| Error::io("read", &path, e))?;
     let damaged = |e: zip::result::ZipError| {
-        Error::Download(format!("{} cannot be unpacked ({e}): delete it and download again", path.display()))
+        Error::Download(format!(
+            "{} cannot be unpacked ({e}): delete it, and --download fetches it anew",
+            path.display()
+        ))
     };
     let mut archive = zip::ZipArchive::new(io::BufReader::new(file)).map_err(damaged)?;
-    for part in ["train-images-idx3", "train-labels-idx1", "test-images-idx3", "test-labels-idx1"] {
-        let name = format!("emnist-balanced-{part}-ubyte.gz");
+    for name in emnist_files() {
         let mut packed = archive.by_name(&format!("gzip/{name}")).map_err(damaged)?;
         files::write_atomically(&folder.join(&name), |out| io::copy(&mut packed, out).map(|_| ()))?;
     }
@@ -507,23 +686,35 @@ const QUICKDRAW: [(&str, Check); 10] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observer::Silent;
+    use flate2::{Compression, write::GzEncoder};
 
     #[test]
     fn the_balanced_split_is_taken_out_of_nists_archive() {
         let folder = tempfile::tempdir().unwrap();
+        let pack = |text: &str| {
+            let mut out = GzEncoder::new(Vec::new(), Compression::fast());
+            out.write_all(text.as_bytes()).unwrap();
+            out.finish().unwrap()
+        };
         let mut zip = zip::ZipWriter::new(File::create(folder.path().join(EMNIST_ARCHIVE)).unwrap());
-        for split in ["balanced", "byclass"] {
-            for part in ["train-images-idx3", "train-labels-idx1", "test-images-idx3", "test-labels-idx1"] {
-                let name = format!("gzip/emnist-{split}-{part}-ubyte.gz");
-                zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
-                zip.write_all(part.as_bytes()).unwrap();
+        for name in emnist_files() {
+            for split in ["balanced", "byclass"] {
+                let entry = format!("gzip/{}", name.replace("balanced", split));
+                zip.start_file(entry, zip::write::SimpleFileOptions::default()).unwrap();
+                zip.write_all(&pack(&format!("{name} of {split}"))).unwrap();
             }
         }
         zip.finish().unwrap();
         unpack_emnist(folder.path()).unwrap();
-        assert!(is_complete(Set::Emnist, folder.path()));
-        let labels = folder.path().join("emnist-balanced-test-labels-idx1-ubyte.gz");
-        assert_eq!(fs::read(labels).unwrap(), b"test-labels-idx1");
+        assert!(Set::Emnist.is_in(folder.path()) && emnist_is_whole(folder.path(), &Silent).unwrap());
+        let name = "emnist-balanced-test-labels-idx1-ubyte.gz";
+        let labels = folder.path().join(name);
+        let whole = fs::read(&labels).unwrap();
+        assert_eq!(whole, pack(&format!("{name} of balanced")));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
+        // One of them is cut off later.
+        fs::write(&labels, &whole[..whole.len() - 4]).unwrap();
+        assert!(!emnist_is_whole(folder.path(), &Silent).unwrap());
     }
 }

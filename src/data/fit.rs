@@ -20,7 +20,7 @@ impl Fit {
     /// What happens to images, to follow "images are".
     pub(super) fn done(self) -> &'static str {
         match self {
-            Fit::Pad => "padded with black to squares (crop cuts, stretch distorts them)",
+            Fit::Pad => "padded with black to squares (--fit crop cuts, --fit stretch distorts them instead)",
             Fit::Crop => "cropped to the square in their middle",
             Fit::Stretch => "stretched to squares",
         }
@@ -30,41 +30,53 @@ impl Fit {
     ///
     /// Panics if `pixels` is not a whole number of images.
     pub fn square(self, pixels: &[u8], height: usize, width: usize, side: usize) -> Vec<u8> {
-        if height == width || self == Fit::Stretch {
-            return resize(pixels, height, width, side);
-        }
+        let (scaled, tall, wide) = self.scale(pixels, height, width, side);
+        pad(&scaled, tall, wide, side)
+    }
+
+    /// The first half of [`Fit::square`]: what will be seen of the images, `[.., tall, wide]`, and these two.
+    pub(super) fn scale(self, pixels: &[u8], height: usize, width: usize, side: usize) -> (Vec<u8>, usize, usize) {
+        let (edge, longer) = (height.min(width), height.max(width));
         match self {
             Fit::Pad => {
-                // `side` for the longer side, and at least one pixel for the shorter.
-                let scaled = |n: usize| ((n * side + height.max(width) / 2) / height.max(width)).max(1);
+                // `side` for the longer edge, and at least one pixel for the shorter.
+                let scaled = |n: usize| ((n * side + longer / 2) / longer).max(1);
                 let (tall, wide) = (scaled(height), scaled(width));
-                let small = resize_to(pixels, (height, width), (tall, wide));
-                let mut out = vec![0; small.len() / (tall * wide) * side * side];
-                let (above, before) = ((side - tall) / 2, (side - wide) / 2);
-                for (square, image) in out.chunks_exact_mut(side * side).zip(small.chunks_exact(tall * wide)) {
-                    for (row, line) in square.chunks_exact_mut(side).skip(above).zip(image.chunks_exact(wide)) {
-                        row[before..before + wide].copy_from_slice(line);
-                    }
-                }
-                out
+                (resize_to(pixels, (height, width), (tall, wide)), tall, wide)
             }
-            _ => {
-                let edge = height.min(width);
+            Fit::Crop => {
                 let (above, before) = ((height - edge) / 2, (width - edge) / 2);
                 let rows = pixels.chunks_exact(height * width).flat_map(|image| {
                     image.chunks_exact(width).skip(above).take(edge).flat_map(|row| &row[before..before + edge])
                 });
-                resize(&rows.copied().collect::<Vec<u8>>(), edge, edge, side)
+                (resize(&rows.copied().collect::<Vec<u8>>(), edge, edge, side), side, side)
             }
+            Fit::Stretch => (resize(pixels, height, width, side), side, side),
         }
     }
+}
+
+/// Puts images, `[.., tall, wide]`, in the middle of black squares: `[.., side, side]`.
+pub(super) fn pad(pixels: &[u8], tall: usize, wide: usize, side: usize) -> Vec<u8> {
+    if (tall, wide) == (side, side) {
+        return pixels.to_vec();
+    }
+    let mut out = vec![0; pixels.len() / (tall * wide) * side * side];
+    let (above, before) = ((side - tall) / 2, (side - wide) / 2);
+    for (square, image) in out.chunks_exact_mut(side * side).zip(pixels.chunks_exact(tall * wide)) {
+        for (row, line) in square.chunks_exact_mut(side).skip(above).zip(image.chunks_exact(wide)) {
+            row[before..before + wide].copy_from_slice(line);
+        }
+    }
+    out
 }
 
 /// Whether dark and bright are exchanged: a model draws bright ink on black. Written and read as `auto`, `yes`, `no`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Invert {
-    /// Only where the format has dark ink on white paper.
+    /// Pictures ([`Source::Images`](super::Source::Images)) if they are bright on average, as dark ink on white paper is. Other
+    /// formats are known to have bright ink, or dark ink in the case of Omniglot; what contradicts that is told to the observer.
     #[default]
     Auto,
     /// In any case.

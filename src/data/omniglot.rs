@@ -1,16 +1,18 @@
 //! Omniglot: characters of 50 alphabets, each drawn by 20 people, and the official one-shot classification runs.
 //!
-//! Files are the official zips or folders unpacked from them. Images are PNGs of black ink on white; they are inverted
-//! before resizing.
+//! Files are the official zips or folders unpacked from them. Images are PNGs of black ink on white, or on nothing, which is
+//! seen as white; they are inverted before resizing.
 
-use super::{Images, MAX_SIDE, Reading, names_in, resize};
-use crate::{Error, Result, files};
-use image::{ImageFormat, ImageReader, Limits};
+use super::{Entry, Grey, Images, Invert, MAX_SIDE, Options, Reading, Set, Source, entries, pictures, sniff};
+use crate::{
+    Error, Observer, Result,
+    observer::{Silent, Unit},
+};
 use rayon::prelude::*;
 use std::{
     collections::BTreeMap,
     io::{Cursor, Read},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// The files of a zip or of a folder tree, by their path with `/`, in the order of the paths.
@@ -19,13 +21,11 @@ pub type Tree = BTreeMap<String, Vec<u8>>;
 /// Reads `images_background` (training) and `images_evaluation` (test), each as `.zip` or as a folder.
 pub(super) fn load(folder: &Path, reading: &Reading) -> Result<(Images, Images)> {
     let part = |stem: &str| {
-        reading.observer.go_on()?;
-        let (tree, name) = open(folder, stem)?;
-        reading.observer.go_on()?;
-        characters(&tree, &name, reading.options.side)
+        let (tree, path) = open(folder, stem, reading)?;
+        let images = characters_of(&tree, &path.display().to_string(), reading.options, reading.observer);
+        images.map_err(|e| reading.remedy(&path, e))
     };
-    let (train, test) = rayon::join(|| part("images_background"), || part("images_evaluation"));
-    Ok((train?, test?))
+    Ok((part("images_background")?, part("images_evaluation")?))
 }
 
 /// The images of a tree `.../ALPHABET/characterNN/DRAWING.png`, resized to `side` x `side`, ink bright.
@@ -33,6 +33,10 @@ pub(super) fn load(folder: &Path, reading: &Reading) -> Result<(Images, Images)>
 /// The label of an image is the number of its character when all are sorted by alphabet and number, counted from 0.
 /// `name` is what errors call the tree.
 pub fn characters(tree: &Tree, name: &str, side: usize) -> Result<Images> {
+    characters_of(tree, name, &Options::new(side), &Silent)
+}
+
+fn characters_of(tree: &Tree, name: &str, options: &Options, observer: &dyn Observer) -> Result<Images> {
     let character = |path: &str| -> Option<String> {
         let (character, file) = path.rsplit_once('/')?;
         let (_, last) = character.rsplit_once('/')?;
@@ -56,9 +60,15 @@ pub fn characters(tree: &Tree, name: &str, side: usize) -> Result<Images> {
             "{name} holds no ALPHABET/characterNN/*.png: it should be the tree of the official Omniglot images"
         )));
     }
-    let images: Vec<Vec<u8>> =
-        drawings.par_iter().map(|(path, png)| drawing(png, path, name, side)).collect::<Result<_>>()?;
-    Ok(Images { side, pixels: images.concat(), labels: Some(labels) })
+    observer.begin("Reading drawings", Some(drawings.len() as u64), Unit::Items);
+    let images = drawings.par_iter().map(|(path, png)| {
+        observer.go_on()?;
+        observer.advance(1);
+        drawing(png, path, name, options)
+    });
+    let images: Result<Vec<Vec<u8>>> = images.collect();
+    observer.end();
+    Ok(Images { side: options.side, pixels: images?.concat(), labels: Some(labels) })
 }
 
 /// One run of the one-shot task: which of 20 characters, each seen once, is each of 20 new drawings?
@@ -72,8 +82,10 @@ pub struct Run {
 
 /// The official 20 runs, from `all_runs.zip` or the folder `all_runs`, with images resized to `side` x `side`, ink bright.
 pub fn one_shot_runs(folder: &Path, side: usize) -> Result<Vec<Run>> {
-    let (tree, name) = open(folder, "all_runs")?;
-    runs(&tree, &name, side)
+    let (source, options) = (Source::Public { set: Set::Omniglot, folder: folder.into() }, Options::new(side));
+    let reading = Reading::new(&source, &options, &Silent);
+    let (tree, path) = open(folder, "all_runs", &reading)?;
+    runs(&tree, &path.display().to_string(), side).map_err(|e| reading.remedy(&path, e))
 }
 
 /// How many runs there are, and images in each half of a run.
@@ -119,54 +131,56 @@ fn run(tree: &Tree, folder: &str, list: &[u8], name: &str, side: usize) -> Resul
         )));
     }
     let half = |drawings: &[(&String, &Vec<u8>)], labels| -> Result<Images> {
-        let images = drawings.iter().map(|(path, png)| drawing(png, path, name, side)).collect::<Result<Vec<_>>>()?;
+        let images = drawings.iter().map(|(path, png)| drawing(png, path, name, &Options::new(side)));
+        let images = images.collect::<Result<Vec<_>>>()?;
         Ok(Images { side, pixels: images.concat(), labels: Some(labels) })
     };
     Ok(Run { support: half(&support, (0..RUNS as u16).collect())?, query: half(&queries, answers)? })
 }
 
-/// Decodes one PNG of dark ink on white, inverts and resizes it.
-fn drawing(png: &[u8], path: &str, name: &str, side: usize) -> Result<Vec<u8>> {
-    let mut reader = ImageReader::with_format(Cursor::new(png), ImageFormat::Png);
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE as u32);
-    limits.max_image_height = Some(MAX_SIDE as u32);
-    limits.max_alloc = Some(32 << 20);
-    reader.limits(limits);
-    let decoded =
-        reader.decode().map_err(|e| Error::Data(format!("{name}: {path} is not a PNG that can be read: {e}")))?;
-    let grey = decoded.into_luma8();
-    let (width, height) = (grey.width() as usize, grey.height() as usize);
-    let inverted: Vec<u8> = grey.into_raw().into_iter().map(|value| 255 - value).collect();
-    Ok(resize(&inverted, height, width, side))
+/// Decodes one drawing of dark ink on white, inverts and resizes it.
+fn drawing(png: &[u8], path: &str, name: &str, options: &Options) -> Result<Vec<u8>> {
+    let grey = pictures::decode_within(png, MAX_SIDE).map_err(|why| Error::Data(format!("{name}: {path} {why}")))?;
+    let Grey { height, width, mut pixels } = grey;
+    if options.invert != Invert::No {
+        pixels.iter_mut().for_each(|value| *value = 255 - *value);
+    }
+    Ok(options.fit.square(&pixels, height, width, options.side))
 }
 
 /// Reads `stem.zip` or the folder `stem`, and says which.
-fn open(folder: &Path, stem: &str) -> Result<(Tree, String)> {
+fn open(folder: &Path, stem: &str, reading: &Reading) -> Result<(Tree, PathBuf)> {
     let (zip, unpacked) = (folder.join(format!("{stem}.zip")), folder.join(stem));
+    reading.observer.go_on()?;
     if zip.is_file() {
-        let name = zip.display().to_string();
-        Ok((unzip(&files::read(&zip)?, &name)?, name))
+        let tree = unzip(&reading.file(&zip)?, &zip.display().to_string());
+        Ok((tree.map_err(|e| reading.remedy(&zip, e))?, zip))
     } else if unpacked.is_dir() {
         let mut tree = Tree::new();
-        walk(&unpacked, stem, &mut tree)?;
-        Ok((tree, unpacked.display().to_string()))
+        walk(&unpacked, stem, &mut tree, reading)?;
+        Ok((tree, unpacked))
     } else {
-        Err(Error::Data(format!("{} has neither {stem}.zip nor a folder {stem}", folder.display())))
+        Err(Error::Data(format!(
+            "{} has neither {stem}.zip nor a folder {stem}: fetch the set with --download, or name the folder that has it, as in \
+             omniglot:FOLDER",
+            folder.display()
+        )))
     }
 }
 
-fn walk(folder: &Path, prefix: &str, tree: &mut Tree) -> Result<()> {
+fn walk(folder: &Path, prefix: &str, tree: &mut Tree, reading: &Reading) -> Result<()> {
     // Deeper than any of the trees: whatever is below is something else, or a loop of links.
     if prefix.matches('/').count() > 4 {
         return Ok(());
     }
-    for name in names_in(folder)? {
-        let (path, key) = (folder.join(&name), format!("{prefix}/{name}"));
+    for Entry { path, name } in entries(folder)? {
+        // Names that are not UTF-8 may look alike, so they are numbered.
+        let exact = path.file_name().and_then(|name| name.to_str()).is_some();
+        let key = if exact { format!("{prefix}/{name}") } else { format!("{prefix}/{} {name}", tree.len()) };
         if path.is_dir() {
-            walk(&path, &key, tree)?;
-        } else if is_wanted(&name) {
-            tree.insert(key, files::read(&path)?);
+            walk(&path, &key, tree, reading)?;
+        } else if is_wanted(&[&name]) && path.is_file() {
+            tree.insert(key, reading.file(&path)?);
         }
     }
     Ok(())
@@ -177,21 +191,30 @@ const MAX_FILE: u64 = 1 << 20;
 const MAX_TREE: u64 = 100 << 20;
 
 /// Unpacks the PNGs and label lists of a zip into memory; `name` is what errors call it.
+///
+/// Paths in it are as the format wants them, or as some programs write them: with `\` or with `./` in front.
 pub fn unzip(bytes: &[u8], name: &str) -> Result<Tree> {
     let bad = |text: String| Error::Data(format!("{name}: {text}"));
-    let damaged = |e: zip::result::ZipError| bad(format!("not a zip that can be read ({e}): fetch it again"));
+    let damaged = |e: zip::result::ZipError| match sniff(bytes) {
+        Some("a zip archive") | None => bad(format!("not a zip that can be read ({e})")),
+        Some(what) => bad(format!("not a zip archive but {what}")),
+    };
     let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(damaged)?;
     let mut tree = Tree::new();
     let mut total = 0;
     for i in 0..archive.len() {
-        let file = archive.by_index(i).map_err(damaged)?;
-        let path = file.name().map_err(damaged)?.into_owned();
-        if !file.is_file() || !is_wanted(&path) {
+        let stored = archive.by_index_raw(i).map_err(damaged)?;
+        let path = stored.name().map_err(damaged)?.replace('\\', "/");
+        let path: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+        if !stored.is_file() || !is_wanted(&path) {
             continue;
         }
+        drop(stored);
+        let path = path.join("/");
+        let file = archive.by_index(i).map_err(|e| bad(format!("{path} cannot be unpacked ({e})")))?;
         let mut contents = Vec::new();
         let read = file.take(MAX_FILE + 1).read_to_end(&mut contents);
-        read.map_err(|e| bad(format!("{path} cannot be unpacked ({e}): fetch the file again")))?;
+        read.map_err(|e| bad(format!("{path} cannot be unpacked ({e})")))?;
         total += contents.len() as u64;
         if contents.len() as u64 > MAX_FILE || total > MAX_TREE {
             return Err(bad(format!("{path} is far larger than any file of Omniglot: this is not the official zip")));
@@ -205,14 +228,24 @@ fn is_png(path: &str) -> bool {
     path.to_ascii_lowercase().ends_with(".png")
 }
 
-/// Drawings and label lists, but not the `._*.png` that some systems leave beside them.
-fn is_wanted(path: &str) -> bool {
-    let name = path.rsplit('/').next().unwrap_or(path);
-    !name.starts_with('.') && (is_png(name) || name == "class_labels.txt")
+/// Drawings and label lists, but not what a Macintosh leaves beside them (`__MACOSX/…`, `._*.png`).
+fn is_wanted(path: &[&str]) -> bool {
+    let name = path.last().copied().unwrap_or_default();
+    path[0] != "__MACOSX" && !name.starts_with('.') && (is_png(name) || name == "class_labels.txt")
+}
+
+const STEMS: [&str; 3] = ["images_background", "images_evaluation", "all_runs"];
+
+fn has(folder: &Path, stem: &str) -> bool {
+    folder.join(format!("{stem}.zip")).is_file() || folder.join(stem).is_dir()
 }
 
 /// Whether `folder` has all three parts.
 pub(super) fn is_in(folder: &Path) -> bool {
-    let has = |stem: &str| folder.join(format!("{stem}.zip")).is_file() || folder.join(stem).is_dir();
-    ["images_background", "images_evaluation", "all_runs"].into_iter().all(has)
+    STEMS.iter().all(|stem| has(folder, stem))
+}
+
+/// Whether `folder` has one of the parts.
+pub(super) fn any_in(folder: &Path) -> bool {
+    STEMS.iter().any(|stem| has(folder, stem))
 }

@@ -3,7 +3,7 @@
 //! 5,000 drawings per category are drawn at random without replacement, all are permuted, the first fifth becomes the test
 //! part. The choice depends only on a fixed seed and the number of drawings in the files, so everyone gets the same set.
 
-use super::{Grey, Images, Reading, idx, names_in, npy};
+use super::{Entry, Grey, Images, Reading, entries, idx, npy, shuffle::SplitMix};
 use crate::{Error, Result};
 use std::{
     fs::File,
@@ -27,19 +27,23 @@ pub(super) fn load(folder: &Path, reading: &Reading) -> Result<(Images, Images)>
             return idx::Layout::QUICKDRAW.load(folder, reading);
         }
         let folder = folder.display();
-        return Err(Error::Data(format!("{folder} has neither CATEGORY.npy nor quickdraw10-*-idx3-ubyte files")));
+        return Err(Error::Data(format!(
+            "{folder} has neither CATEGORY.npy nor quickdraw10-*-idx3-ubyte files: fetch the set with --download, or name the \
+             folder that has it, as in quickdraw:FOLDER"
+        )));
     }
-    let mut random = SplitMix(SEED);
+    let mut random = SplitMix::new();
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     for (label, path) in found.iter().enumerate() {
         let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-        let mut bitmaps = npy::Bitmaps::open(file, &path.display().to_string())?;
+        let bitmaps = npy::Bitmaps::open(file, &path.display().to_string());
+        let mut bitmaps = bitmaps.map_err(|e| reading.remedy(path, e))?;
         let mut chosen = random.permutation(bitmaps.count());
         chosen.truncate(PER_CATEGORY);
         chosen.sort_unstable();
         reading.observer.go_on()?;
         for i in chosen {
-            bitmaps.read(i, &mut pixels)?;
+            bitmaps.read(i, &mut pixels).map_err(|e| reading.remedy(path, e))?;
             labels.push(label as u16);
         }
     }
@@ -65,11 +69,12 @@ fn categories_in(folder: &Path) -> Result<Vec<PathBuf>> {
         let stem = name.strip_suffix(".npy")?;
         Some(stem.strip_prefix("full_numpy_bitmap_").unwrap_or(stem).replace('_', " "))
     };
-    let names = names_in(folder)?;
-    let named = |wanted: &&str| names.iter().find(|name| category(name).as_deref() == Some(*wanted));
-    let ten: Option<Vec<&String>> = CATEGORIES.iter().map(named).collect();
-    let chosen = ten.unwrap_or_else(|| names.iter().filter(|name| name.ends_with(".npy")).collect());
-    Ok(chosen.into_iter().map(|name| folder.join(name)).collect())
+    let mut files = entries(folder)?;
+    files.retain(|file| file.path.is_file() && file.name.ends_with(".npy"));
+    let named = |wanted: &&str| files.iter().find(|file| category(&file.name).as_deref() == Some(*wanted));
+    let ten: Option<Vec<&Entry>> = CATEGORIES.iter().map(named).collect();
+    let chosen = ten.unwrap_or_else(|| files.iter().collect());
+    Ok(chosen.into_iter().map(|file| file.path.clone()).collect())
 }
 
 /// Whether `folder` has the set in either form.
@@ -77,27 +82,7 @@ pub(super) fn is_in(folder: &Path) -> bool {
     categories_in(folder).is_ok_and(|found| found.len() >= CATEGORIES.len()) || idx::Layout::QUICKDRAW.is_in(folder)
 }
 
-const SEED: u64 = 0x5eed_d4a3;
-
-/// SplitMix64 (Steele, Lea and Flood 2014): enough to choose drawings, and the same for ever.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// The numbers below `n` in random order (Fisher and Yates).
-    fn permutation(&mut self, n: usize) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..n).collect();
-        for i in (1..n).rev() {
-            // The high word of a 64x64-bit product: uniform below i + 1 up to a bias of i / 2^64.
-            let j = (u128::from(self.next()) * (i as u128 + 1)) >> 64;
-            order.swap(i, j as usize);
-        }
-        order
-    }
+/// Whether `folder` has files of the set in either form.
+pub(super) fn any_in(folder: &Path) -> bool {
+    categories_in(folder).is_ok_and(|found| !found.is_empty()) || idx::Layout::QUICKDRAW.any_in(folder)
 }

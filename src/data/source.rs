@@ -1,4 +1,4 @@
-//! Naming where images come from: `mnist`, `mnist:FOLDER`, `idx:FOLDER`, `synthetic`.
+//! Naming where images come from: `mnist`, `mnist:FOLDER`, `images:FOLDER`, `idx:FOLDER`, `synthetic`.
 
 use super::{Set, download};
 use crate::{Error, Result};
@@ -10,7 +10,7 @@ use std::{
     str::FromStr,
 };
 
-/// Where images come from. Parsed from `mnist`, `mnist:FOLDER`, `idx:FOLDER`, `synthetic`.
+/// Where images come from. Parsed from `mnist`, `mnist:FOLDER`, `images:FOLDER`, `idx:FOLDER`, `synthetic`.
 ///
 /// A folder is kept as it was given, also where its name is not UTF-8: a program takes its argument with
 /// `Source::try_from(OsString)` (clap: `OsStringValueParser::new().try_map(Source::try_from)`), prints the command that names
@@ -30,6 +30,12 @@ pub enum Source {
     },
     /// A folder of IDX files with images of any size (see [`idx`](super::idx)).
     Idx(PathBuf),
+    /// A folder of pictures of any size: PNG, JPEG, GIF (its first frame) or BMP.
+    ///
+    /// Folders `train` and `test` in it are its parts; without them a tenth is drawn for testing, the same every time. All other
+    /// folders are classes, numbered in the order of their names. What is transparent is seen on white, and pictures that are
+    /// bright on average are inverted ([`Invert`](super::Invert)). A single picture, in place of the folder, is both parts.
+    Images(PathBuf),
     /// Images drawn by the model itself from a fixed prior; no files.
     Synthetic,
 }
@@ -40,6 +46,7 @@ impl Source {
         match self {
             Source::Public { set, .. } => set.name(),
             Source::Idx(_) => "idx",
+            Source::Images(_) => "images",
             Source::Synthetic => "synthetic",
         }
     }
@@ -47,7 +54,7 @@ impl Source {
     /// The folder, where there is one.
     pub fn folder(&self) -> Option<&Path> {
         match self {
-            Source::Public { folder, .. } | Source::Idx(folder) => Some(folder),
+            Source::Public { folder, .. } | Source::Idx(folder) | Source::Images(folder) => Some(folder),
             Source::Synthetic => None,
         }
     }
@@ -68,6 +75,7 @@ impl Source {
         Ok(match self {
             Source::Public { set, folder } => Source::Public { set: *set, folder: whole(folder)? },
             Source::Idx(folder) => Source::Idx(whole(folder)?),
+            Source::Images(folder) => Source::Images(whole(folder)?),
             Source::Synthetic => Source::Synthetic,
         })
     }
@@ -93,14 +101,24 @@ impl TryFrom<&OsStr> for Source {
                 Ok(Source::Public { set, folder: folder.unwrap_or_else(|| download::cache_folder(set)) })
             }
             ("idx", _, Some(folder)) => Ok(Source::Idx(folder)),
+            ("images", _, Some(folder)) => Ok(Source::Images(folder)),
             ("synthetic", _, None) => Ok(Source::Synthetic),
-            _ => Err(Error::Usage(format!(
-                "`{}` is not a data source: use mnist, kmnist, emnist, quickdraw or omniglot, each with an optional \
-                 folder as in mnist:FOLDER, or idx:FOLDER for a folder of IDX files, or synthetic",
-                text.display()
-            ))),
+            _ => Err(not_a_source(text)),
         }
     }
+}
+
+fn not_a_source(text: &OsStr) -> Error {
+    let text = Path::new(text);
+    let path = text.display();
+    let advice = if text.exists() {
+        format!("to read your own pictures there write images:{path}, for IDX files idx:{path}")
+    } else {
+        "use mnist, kmnist, emnist, quickdraw or omniglot, each with an optional folder as in mnist:FOLDER, or images:FOLDER for \
+         your own pictures, or idx:FOLDER for a folder of IDX files, or synthetic"
+            .into()
+    };
+    Error::Usage(format!("`{path}` is not a data source: {advice}"))
 }
 
 impl TryFrom<OsString> for Source {
