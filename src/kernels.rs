@@ -87,7 +87,7 @@ fn text(name: &str, ending: &str, all: &[(&str, &'static str)]) -> Option<Cow<'s
 }
 
 /// The text of `kernels/<file>.cu`.
-pub(crate) fn source(file: &str) -> Option<Cow<'static, str>> {
+pub fn source(file: &str) -> Option<Cow<'static, str>> {
     text(file, "cu", SOURCES)
 }
 

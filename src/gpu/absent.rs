@@ -1,6 +1,8 @@
 //! The CUDA backend of a program that was built without it (feature `cuda`): a GPU that cannot be opened. So whatever is written for
 //! one need not know.
 
+// Nobody looks at what is asked of no GPU.
+#[allow(dead_code)]
 mod request;
 
 pub use request::GraphSize;
@@ -12,10 +14,10 @@ use crate::{DType, Error, MathMode, Observer, Result};
 pub(crate) enum Gpu {}
 
 /// Memory on none.
-pub(crate) enum Block {}
+pub(crate) struct Block(Gpu);
 
 /// A step captured on none.
-pub(crate) enum Graph {}
+pub(crate) struct Graph(Gpu);
 
 /// Methods of what does not exist.
 macro_rules! absent {
@@ -48,7 +50,6 @@ impl Gpu {
         begin_step();
         end_step();
         enter(&'static str);
-        failed() -> bool;
         launch(&'static str, &'static str, Launch, &[Arg]);
         launches() -> u64;
         math() -> MathMode;
@@ -62,19 +63,22 @@ impl Gpu {
 }
 
 impl Block {
-    absent! {
-        address() -> u64;
-        span() -> Span;
+    pub fn address(&self) -> u64 {
+        match self.0 {}
+    }
+
+    pub fn span(&self) -> Span {
+        match self.0 {}
     }
 }
 
 impl Graph {
-    absent! {
-        size() -> GraphSize;
+    pub fn size(&self) -> GraphSize {
+        match self.0 {}
     }
 
     pub fn replay(&mut self, _from: u64, _times: usize) -> Result<()> {
-        match *self {}
+        match self.0 {}
     }
 }
 
