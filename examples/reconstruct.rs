@@ -71,7 +71,7 @@ fn draw(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     if !matches!(kind, Some("png" | "svg")) {
         return Err(Error::Usage(format!("--out {} must end in .png or .svg", arguments.out.display())));
     }
-    let device = arguments.compute.open()?;
+    let device = arguments.compute.open(screen)?;
     let (model, params) = checkpoint::load(&newest(&arguments.checkpoint)?, &device)?;
     let set = data::load_or_fetch(&arguments.data.source, &arguments.data.options(model.config.image), screen)?;
     let images = match arguments.split {

@@ -107,7 +107,7 @@ fn train(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         download: arguments.download,
         iwae: arguments.iwae,
     };
-    let ended = train::run(&options, &arguments.compute.open()?, screen)?;
+    let ended = train::run(&options, &arguments.compute.open(screen)?, screen)?;
     Ok(match ended.measured {
         Some(measured) => {
             summary(&ended, &measured);

@@ -2,7 +2,7 @@
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use dood::{
-    Device, MathMode, Result,
+    Device, MathMode, Observer, Result,
     data::{self, Source},
 };
 use std::ffi::OsString;
@@ -23,12 +23,12 @@ pub struct Compute {
 
 impl Compute {
     /// Starts the threads and opens the device.
-    pub fn open(&self) -> Result<Device> {
+    pub fn open(&self, observer: &dyn Observer) -> Result<Device> {
         if let Some(threads) = self.threads {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
             pool.expect("nothing has used the threads before");
         }
-        Device::from_name(&self.device, self.math)
+        Device::open(&self.device, self.math, observer)
     }
 
     /// The options that choose the same again, without those that are at their defaults.
