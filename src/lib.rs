@@ -46,7 +46,7 @@
 //!    [`model::objective`] is what training minimises.
 //! 8. [`data`]: where images come from.
 //! 9. [`train`]: one update after the other, and around it [`checkpoint`], [`metrics`], [`figures`]; [`reconstruct`](mod@reconstruct)
-//!    shows what a trained model draws.
+//!    shows what a trained model draws, [`measure`](mod@measure) says how good it is.
 //!
 //! Mistakes of users, files and devices come back as [`Error`], one sentence each. Shapes that do not fit are mistakes of the
 //! program: they panic with the op's name and the shapes.
@@ -62,6 +62,7 @@ pub mod files;
 pub mod gpu;
 pub mod gradcheck;
 mod matmul;
+pub mod measure;
 pub mod metrics;
 pub mod model;
 pub mod nn;

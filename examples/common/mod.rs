@@ -5,12 +5,10 @@
 
 mod arguments;
 mod screen;
-mod shell;
 mod signals;
 
 pub use arguments::{Compute, Data};
 pub use screen::Screen;
-pub use shell::quoted;
 
 use clap::Parser;
 use dood::Result;
