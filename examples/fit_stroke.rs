@@ -24,7 +24,7 @@ use std::{path::PathBuf, process::ExitCode};
 #[derive(Parser)]
 struct Args {
     /// Where the image comes from, for example mnist:FOLDER; a drawing that is built in if not given
-    #[arg(long)]
+    #[arg(long, value_parser = common::source())]
     data: Option<Source>,
     /// Which image of the test set
     #[arg(long, default_value_t = 0, requires = "data")]

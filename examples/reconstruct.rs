@@ -73,8 +73,7 @@ fn draw(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     }
     let device = arguments.compute.open()?;
     let (model, params) = checkpoint::load(&newest(&arguments.checkpoint)?, &device)?;
-    let set = data::load_or_fetch(&arguments.data.source, model.config.image, arguments.data.download)?;
-    screen.go_on()?;
+    let set = data::load_or_fetch(&arguments.data.source, &arguments.data.options(model.config.image), screen)?;
     let images = match arguments.split {
         Split::Train => set.train,
         Split::Test => set.test,

@@ -36,7 +36,7 @@ Ctrl-C saves a checkpoint before it stops.")]
 struct Arguments {
     /// Images to learn from: mnist, kmnist, emnist, quickdraw or omniglot, each with an optional folder as in mnist:FOLDER;
     /// idx:FOLDER; synthetic [default: synthetic]
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, value_name = "SOURCE", value_parser = common::source())]
     data: Option<Source>,
     /// Fetch the data from their official address if they are not there
     #[arg(long)]

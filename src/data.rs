@@ -4,21 +4,29 @@
 //! resampler on 8-bit images, not centred and not made binary. The model divides by 255.
 
 pub mod download;
+mod fit;
 pub mod idx;
 pub mod npy;
 pub mod omniglot;
 pub mod quickdraw;
 mod resize;
+mod source;
 pub mod synthetic;
 
+pub use fit::{Fit, Invert};
 pub use omniglot::{Run, one_shot_runs};
 pub use resize::resize;
+pub use source::Source;
 
-use crate::{Error, Result};
+use crate::{
+    Error, Observer, Result,
+    observer::{Silent, Unit},
+};
 use std::{
-    fmt,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
-    str::FromStr,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 /// Grey images of one size, ink bright, with labels where the set has them.
@@ -48,6 +56,17 @@ impl Images {
         let size = self.side * self.side;
         &self.pixels[i * size..(i + 1) * size]
     }
+}
+
+/// Grey images of one shape as they are in a file, before they are made square.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grey {
+    /// Rows of an image.
+    pub height: usize,
+    /// Columns of an image.
+    pub width: usize,
+    /// `[count, height, width]`, 0 to 255.
+    pub pixels: Vec<u8>,
 }
 
 /// A set with its two parts.
@@ -92,101 +111,118 @@ impl Set {
     }
 }
 
-/// Where images come from. Parsed from and printed as `mnist`, `mnist:FOLDER`, `idx:FOLDER`, `synthetic`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// One of the public sets, in a folder; the cache folder of the set if none was given.
-    Public {
-        /// Which set.
-        set: Set,
-        /// Where its files are.
-        folder: PathBuf,
-    },
-    /// A folder of IDX files with images of any size (see [`idx`]).
-    Idx(PathBuf),
-    /// Images drawn by the model itself from a fixed prior; no files.
-    Synthetic,
+/// How a set is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Height and width that every image gets in pixels, 1 to [`MAX_SIDE`] (the paper: 50).
+    pub side: usize,
+    /// Fetch a public set from its official address where it is not there yet.
+    pub download: bool,
+    /// How images that are not square become square.
+    pub fit: Fit,
+    /// Whether dark and bright are exchanged.
+    pub invert: Invert,
 }
 
-impl FromStr for Source {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let (word, folder) = match text.split_once(':') {
-            Some((word, folder)) if !folder.is_empty() => (word, Some(expand_home(folder))),
-            Some(_) => return Err(Error::Usage(format!("the data source `{text}` names no folder after the colon"))),
-            None => (text, None),
-        };
-        let set = Set::ALL.into_iter().find(|set| set.name() == word);
-        match (word, set, folder) {
-            (_, Some(set), folder) => {
-                Ok(Source::Public { set, folder: folder.unwrap_or_else(|| download::cache_folder(set)) })
-            }
-            ("idx", _, Some(folder)) => Ok(Source::Idx(folder)),
-            ("synthetic", _, None) => Ok(Source::Synthetic),
-            _ => Err(Error::Usage(format!(
-                "`{text}` is not a data source: use mnist, kmnist, emnist, quickdraw or omniglot, each with an optional \
-                 folder as in mnist:FOLDER, or idx:FOLDER for a folder of IDX files, or synthetic"
-            ))),
-        }
+impl Options {
+    /// Images of `side` x `side` pixels; nothing is fetched, everything else is as it is by default.
+    pub fn new(side: usize) -> Self {
+        Options { side, download: false, fit: Fit::default(), invert: Invert::default() }
     }
 }
 
-/// A shell leaves the `~` of `mnist:~/data` alone, so it is replaced here.
-fn expand_home(folder: &str) -> PathBuf {
-    match (folder.strip_prefix("~/"), std::env::var_os("HOME")) {
-        (Some(rest), Some(home)) => Path::new(&home).join(rest),
-        _ => folder.into(),
-    }
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Source::Public { set, folder } => write!(f, "{}:{}", set.name(), folder.display()),
-            Source::Idx(folder) => write!(f, "idx:{}", folder.display()),
-            Source::Synthetic => f.write_str("synthetic"),
-        }
-    }
-}
-
-/// Reads a set from disk and resizes its images to `side` x `side` pixels (the model uses 50).
+/// Reads a set from disk and resizes its images to `side` x `side` pixels, with the [`Options`] that are the default, in silence.
 ///
 /// Fails with a sentence if the folder or a file is missing, damaged, or not what the set should hold.
 pub fn load(source: &Source, side: usize) -> Result<DataSet> {
-    if !(1..=MAX_SIDE).contains(&side) {
-        return Err(Error::Usage(format!("images of {side} pixels a side cannot be made: use 1 to {MAX_SIDE}")));
-    }
-    let (name, (train, test)) = match source {
-        Source::Public { set, folder } => (set.name(), load_public(*set, folder, side)?),
-        Source::Idx(folder) => ("idx", idx::Layout::ANY.load(&existing(folder, source)?, side)?),
-        Source::Synthetic => {
-            let [train, test] = synthetic::COUNTS;
-            ("synthetic", (synthetic::draw(train, side, 0), synthetic::draw(test, side, 1)))
-        }
-    };
-    Ok(DataSet { name: name.into(), train, test })
+    load_or_fetch(source, &Options::new(side), &Silent)
 }
 
-/// As [`load`], after fetching a public set that is not there yet if `download` is set.
-pub fn load_or_fetch(source: &Source, side: usize, download: bool) -> Result<DataSet> {
-    if download && matches!(source, Source::Public { .. }) {
-        download::fetch(source)?;
+/// Reads a set as `options` say, after fetching it if that is among them. `observer` hears how far it is and what was decided,
+/// and may stop it, which takes less than a second.
+///
+/// # Errors
+/// A sentence if the folder or a file is missing, damaged, or not what the set should hold; [`Error::Stopped`].
+pub fn load_or_fetch(source: &Source, options: &Options, observer: &dyn Observer) -> Result<DataSet> {
+    if !(1..=MAX_SIDE).contains(&options.side) {
+        let side = options.side;
+        return Err(Error::Usage(format!("images of {side} pixels a side cannot be made: use 1 to {MAX_SIDE}")));
     }
-    load(source, side)
+    if options.download && matches!(source, Source::Public { .. }) {
+        download::fetch(source, observer)?;
+    }
+    let reading = Reading::new(source, options, observer);
+    let (train, test) = match source {
+        Source::Public { set, folder } => load_public(*set, folder, &reading)?,
+        Source::Idx(folder) => idx::Layout::ANY.load(&existing(folder, source)?, &reading)?,
+        Source::Synthetic => {
+            let [train, test] = synthetic::COUNTS;
+            observer.begin("Drawing strokes", Some((train + test) as u64), Unit::Items);
+            let drawn = synthetic::drawn(train, options.side, 0, observer)
+                .and_then(|train| Ok((train, synthetic::drawn(test, options.side, 1, observer)?)));
+            observer.end();
+            drawn?
+        }
+    };
+    Ok(DataSet { name: source.word().into(), train, test })
+}
+
+/// What the readers of a set have to know beside its folder.
+struct Reading<'a> {
+    options: &'a Options,
+    observer: &'a dyn Observer,
+    /// Whether something has been said about images that are not square.
+    shape_said: AtomicBool,
+}
+
+impl<'a> Reading<'a> {
+    fn new(_source: &Source, options: &'a Options, observer: &'a dyn Observer) -> Self {
+        Reading { options, observer, shape_said: AtomicBool::new(false) }
+    }
+
+    /// The images of a file or several as they are wanted: `[.., side, side]`.
+    fn fit(&self, mut grey: Grey) -> Result<Vec<u8>> {
+        let Options { side, fit, invert, .. } = *self.options;
+        let (height, width) = (grey.height, grey.width);
+        if height != width && !self.shape_said.swap(true, Relaxed) {
+            self.observer.note(&format!("images of {width}x{height} pixels are {}", fit.done()));
+        }
+        if invert == Invert::Yes {
+            grey.pixels.iter_mut().for_each(|value| *value = 255 - *value);
+        }
+        // A second's work at most between two looks at the observer.
+        const AT_ONCE: usize = 1 << 24;
+        let (size, mut fitted) =
+            (height * width, Vec::with_capacity(grey.pixels.len() / (height * width) * side * side));
+        for some in grey.pixels.chunks(AT_ONCE.div_ceil(size) * size) {
+            self.observer.go_on()?;
+            fitted.extend(fit.square(some, height, width, side));
+        }
+        Ok(fitted)
+    }
+
+    /// The whole of a file.
+    fn file(&self, path: &Path) -> Result<Vec<u8>> {
+        let cannot = |e| Error::io("read", path, e);
+        let (mut file, mut bytes) = (File::open(path).map_err(cannot)?, Vec::new());
+        while (&mut file).take(1 << 24).read_to_end(&mut bytes).map_err(cannot)? > 0 {
+            self.observer.go_on()?;
+        }
+        Ok(bytes)
+    }
 }
 
 /// The largest height or width of an image that is read or made. Far above any set of drawings; a larger number in a file
 /// is damage.
 pub const MAX_SIDE: usize = 2048;
 
-fn load_public(set: Set, folder: &Path, side: usize) -> Result<(Images, Images)> {
+fn load_public(set: Set, folder: &Path, reading: &Reading) -> Result<(Images, Images)> {
     let folder = &existing(folder, &Source::Public { set, folder: folder.into() })?;
     match set {
-        Set::Mnist | Set::Kmnist => idx::Layout::MNIST.load(folder, side),
-        Set::Emnist => idx::Layout::EMNIST.load(folder, side),
-        Set::QuickDraw => quickdraw::load(folder, side),
-        Set::Omniglot => omniglot::load(folder, side),
+        Set::Mnist | Set::Kmnist => idx::Layout::MNIST.load(folder, reading),
+        Set::Emnist => idx::Layout::EMNIST.load(folder, reading),
+        Set::QuickDraw => quickdraw::load(folder, reading),
+        Set::Omniglot => omniglot::load(folder, reading),
     }
 }
 

@@ -114,7 +114,7 @@ fn any_folder_of_idx_files_will_do_with_or_without_labels() {
     write(folder.path(), "my-Train-images.idx", &idx_file(8, &[2, 1, 3], &[0, 0, 0, 8, 8, 8]));
     write(folder.path(), "my-test-images.idx", &idx_file(8, &[1, 1, 3], &[5, 5, 5]));
     let set = load(&source("idx", folder.path()), 2).unwrap();
-    assert_eq!(set.train, Images { side: 2, pixels: vec![0, 0, 0, 0, 8, 8, 8, 8], labels: None });
+    assert_eq!(set.train, Images { side: 2, pixels: vec![0, 0, 0, 0, 8, 8, 0, 0], labels: None });
     write(folder.path(), "my-train-labels.idx", &idx_file(0x0C, &[2], &[0, 0, 1, 0, 0, 0, 0, 2]));
     assert_eq!(load(&source("idx", folder.path()), 2).unwrap().train.labels, Some(vec![256, 2]));
     write(folder.path(), "other-train-images.idx", &idx_file(8, &[1, 1, 1], &[0]));

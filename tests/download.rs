@@ -3,10 +3,13 @@
 mod common;
 
 use common::{assert_says, characters, real, run_files, source, write, zip_file};
-use dood::data::{
-    Set,
-    download::{Check, Downloader, Remote, remotes},
-    load,
+use dood::{
+    data::{
+        Set,
+        download::{Check, Downloader, Remote, remotes},
+        load,
+    },
+    observer::Silent,
 };
 use sha2::{Digest, Sha256};
 use std::{
@@ -153,7 +156,7 @@ fn download(manner: Manner, begun: Option<&[u8]>) -> (Result<(), String>, Vec<St
     if let Some(begun) = begun {
         write(folder.path(), "file.bin.partial", begun);
     }
-    let result = downloader().file(&remote(&server, &bytes), folder.path()).map_err(|e| e.to_string());
+    let result = downloader().file(&remote(&server, &bytes), folder.path(), &Silent).map_err(|e| e.to_string());
     if result.is_ok() {
         assert_eq!(fs::read(folder.path().join("file.bin")).unwrap(), bytes);
     }
@@ -166,7 +169,7 @@ fn a_download_leaves_the_file_and_nothing_else_and_is_not_repeated() {
     let (bytes, folder) = (contents(), tempdir().unwrap());
     let server = serve(vec![("file.bin".into(), bytes.clone())], Manner::Honest);
     for _ in 0..2 {
-        downloader().file(&remote(&server, &bytes), folder.path()).unwrap();
+        downloader().file(&remote(&server, &bytes), folder.path(), &Silent).unwrap();
     }
     assert_eq!(fs::read(folder.path().join("file.bin")).unwrap(), bytes);
     assert_eq!(listing(folder.path()), ["file.bin"]);
@@ -231,15 +234,15 @@ fn a_wrong_file_is_not_kept() {
     let mut other = bytes.clone();
     other[77] ^= 1;
     let server = serve(vec![("file.bin".into(), other)], Manner::Honest);
-    let error = downloader().file(&remote(&server, &bytes), folder.path()).unwrap_err().to_string();
+    let error = downloader().file(&remote(&server, &bytes), folder.path(), &Silent).unwrap_err().to_string();
     assert_says(&error, &["not the expected file", "SHA-256", "instead of", sha256(&bytes)]);
     let mut short = remote(&server, &bytes);
     short.check = Check::File(299_999, sha256(&bytes));
-    let error = downloader().file(&short, folder.path()).unwrap_err().to_string();
+    let error = downloader().file(&short, folder.path(), &Silent).unwrap_err().to_string();
     assert_says(&error, &["300000 bytes instead of 299999"]);
     let mut packed = remote(&server, &bytes);
     packed.check = Check::Unpacked(sha256(&bytes));
-    assert_says(&downloader().file(&packed, folder.path()).unwrap_err().to_string(), &["cannot be unpacked"]);
+    assert_says(&downloader().file(&packed, folder.path(), &Silent).unwrap_err().to_string(), &["cannot be unpacked"]);
     assert!(listing(folder.path()).is_empty(), "{:?}", listing(folder.path()));
 }
 
@@ -251,7 +254,7 @@ fn a_server_that_cannot_be_reached_is_named_and_what_arrived_is_kept() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let address = format!("http://127.0.0.1:{port}/file.bin");
     let gone = Remote { address: address.clone(), name: "file.bin".into(), check: Check::File(9, "") };
-    let error = downloader().file(&gone, folder.path()).unwrap_err().to_string();
+    let error = downloader().file(&gone, folder.path(), &Silent).unwrap_err().to_string();
     assert_says(&error, &[&address, "check the network connection", "after the 4 bytes", "by other means"]);
     assert_eq!(listing(folder.path()), ["file.bin.partial"]);
 }
@@ -262,16 +265,16 @@ fn two_downloads_of_one_file_do_not_mix() {
     let server = serve(vec![("file.bin".into(), bytes.clone())], Manner::Honest);
     let other = fs::File::create(folder.path().join("file.bin.partial")).unwrap();
     other.lock().unwrap();
-    let error = downloader().file(&remote(&server, &bytes), folder.path()).unwrap_err().to_string();
+    let error = downloader().file(&remote(&server, &bytes), folder.path(), &Silent).unwrap_err().to_string();
     assert_says(&error, &["being downloaded by another process"]);
     drop(other);
-    downloader().file(&remote(&server, &bytes), folder.path()).unwrap();
+    downloader().file(&remote(&server, &bytes), folder.path(), &Silent).unwrap();
 }
 
 #[test]
 fn only_public_sets_can_be_downloaded() {
     for text in ["idx:x", "synthetic"] {
-        let error = downloader().fetch(&text.parse().unwrap()).unwrap_err();
+        let error = downloader().fetch(&text.parse().unwrap(), &Silent).unwrap_err();
         assert_says(&error.to_string(), &[text, "cannot be downloaded"]);
         assert_eq!(error.exit_code(), 2);
     }
@@ -300,11 +303,11 @@ fn a_whole_set_is_fetched_from_a_mirror_and_loads() {
         let folder = tempdir().unwrap();
         let source = source(set, &folder.path().join("new/folder"));
         let mirrored = Downloader { mirror: Some(server.address.clone()), ..downloader() };
-        mirrored.fetch(&source).unwrap();
+        mirrored.fetch(&source, &Silent).unwrap();
         assert_eq!(load(&source, 28).unwrap().train.len(), 60_000);
         // Now there is nothing left to fetch.
         let asked = server.requests.lock().unwrap().len();
-        mirrored.fetch(&source).unwrap();
+        mirrored.fetch(&source, &Silent).unwrap();
         assert_eq!(server.requests.lock().unwrap().len(), asked);
     }
 }
@@ -318,14 +321,14 @@ fn omniglot_from_a_mirror_with_other_bytes_is_refused_but_its_runs_are_accepted(
     ];
     let server = serve(list, Manner::Honest);
     let mirrored = Downloader { mirror: Some(server.address.clone()), ..downloader() };
-    let error = mirrored.fetch(&source("omniglot", folder.path())).unwrap_err().to_string();
+    let error = mirrored.fetch(&source("omniglot", folder.path()), &Silent).unwrap_err().to_string();
     assert_says(&error, &["images_background.zip is not the expected file", "instead of 9464212"]);
     let mut runs = remotes(Set::Omniglot).pop().unwrap();
     runs.address = format!("{}/all_runs.zip", server.address);
-    mirrored.file(&runs, folder.path()).unwrap();
+    mirrored.file(&runs, folder.path(), &Silent).unwrap();
     runs.address = format!("{}/images_background.zip", server.address);
     runs.name = "wrong.zip".into();
-    let error = mirrored.file(&runs, folder.path()).unwrap_err().to_string();
+    let error = mirrored.file(&runs, folder.path(), &Silent).unwrap_err().to_string();
     assert_says(&error, &["not the expected file", "holds 0 runs"]);
     assert_eq!(listing(folder.path()), ["all_runs.zip"]);
 }

@@ -1,6 +1,10 @@
 //! Options that several programs have.
 
-use dood::{Device, MathMode, Result, data::Source};
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use dood::{
+    Device, MathMode, Result,
+    data::{self, Source},
+};
 use std::ffi::OsString;
 
 /// Where to compute.
@@ -54,9 +58,21 @@ fn clap_default() -> Compute {
 pub struct Data {
     /// Images to draw: mnist, kmnist, emnist, quickdraw or omniglot, each with an optional folder as in mnist:FOLDER;
     /// idx:FOLDER; synthetic
-    #[arg(long = "data", value_name = "SOURCE")]
+    #[arg(long = "data", value_name = "SOURCE", value_parser = source())]
     pub source: Source,
     /// Fetch the data from their official address if they are not there
     #[arg(long)]
     pub download: bool,
+}
+
+impl Data {
+    /// How they are read, as images of `side` x `side` pixels.
+    pub fn options(&self, side: usize) -> data::Options {
+        data::Options { download: self.download, ..data::Options::new(side) }
+    }
+}
+
+/// Takes a folder as it is, also where its name is not UTF-8.
+pub fn source() -> impl TypedValueParser<Value = Source> {
+    OsStringValueParser::new().try_map(Source::try_from)
 }

@@ -7,7 +7,7 @@ mod arguments;
 mod screen;
 mod signals;
 
-pub use arguments::{Compute, Data};
+pub use arguments::{Compute, Data, source};
 pub use screen::Screen;
 
 use clap::Parser;

@@ -8,17 +8,18 @@
 //! differently. For Omniglot's one-shot runs no SHA-256 is published; that file must contain the 20 complete runs.
 
 use super::{Set, Source, idx, omniglot, quickdraw};
-use crate::{Error, Result, files};
+use crate::{Error, Observer, Result, files, observer::Unit};
 use flate2::read::MultiGzDecoder;
-use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
-    time::Duration,
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    thread,
+    time::{Duration, Instant},
 };
-use ureq::http::{Response, StatusCode};
+use ureq::http::{HeaderMap, StatusCode};
 
 /// Where a set is kept if no folder is named: `$DOOD_CACHE/SET`, `$XDG_CACHE_HOME/dood/SET` or `~/.cache/dood/SET`.
 pub fn cache_folder(set: Set) -> PathBuf {
@@ -27,10 +28,10 @@ pub fn cache_folder(set: Set) -> PathBuf {
 
 /// Fetches the files of `source` into its folder from the official addresses; nothing to do if they are there.
 ///
-/// Shows progress on stderr. MNIST takes 12 MB, KMNIST 21 MB, Omniglot 16 MB, EMNIST 562 MB (of which 35 MB are kept),
+/// `observer` hears how far it is, and may stop it within a second; what has arrived is kept for the next time. MNIST takes 12 MB, KMNIST 21 MB, Omniglot 16 MB, EMNIST 562 MB (of which 35 MB are kept),
 /// QuickDraw 1.1 GB. [`Source::Idx`] and [`Source::Synthetic`] have nothing to fetch, which is an [`Error::Usage`].
-pub fn fetch(source: &Source) -> Result<()> {
-    Downloader::default().fetch(source)
+pub fn fetch(source: &Source, observer: &dyn Observer) -> Result<()> {
+    Downloader::default().fetch(source, observer)
 }
 
 /// A file to fetch.
@@ -74,7 +75,7 @@ impl Default for Downloader {
 
 impl Downloader {
     /// Fetches the files of `source` into its folder; nothing to do if they are there.
-    pub fn fetch(&self, source: &Source) -> Result<()> {
+    pub fn fetch(&self, source: &Source, observer: &dyn Observer) -> Result<()> {
         let Source::Public { set, folder } = source else {
             return Err(Error::Usage(format!("`{source}` cannot be downloaded: only the public sets have an address")));
         };
@@ -86,7 +87,7 @@ impl Downloader {
             if let Some(mirror) = &self.mirror {
                 remote.address = format!("{}/{}", mirror.trim_end_matches('/'), remote.name.replace(' ', "%20"));
             }
-            self.file(&remote, folder)?;
+            self.file(&remote, folder, observer)?;
         }
         if *set == Set::Emnist { unpack_emnist(folder) } else { Ok(()) }
     }
@@ -95,7 +96,7 @@ impl Downloader {
     ///
     /// When this fails, no file of that name appears. What has arrived is kept for the next attempt as `NAME.partial`,
     /// unless it is wrong.
-    pub fn file(&self, remote: &Remote, folder: &Path) -> Result<()> {
+    pub fn file(&self, remote: &Remote, folder: &Path, observer: &dyn Observer) -> Result<()> {
         let path = folder.join(&remote.name);
         if path.exists() {
             return Ok(());
@@ -112,11 +113,14 @@ impl Downloader {
             Err(TryLockError::Error(_)) | Ok(()) => {}
         }
         let continued = length(&file, &partial)? > 0;
-        let mut result = self.receive(remote, &mut file, &partial).and_then(|()| check(remote, &mut file, &partial));
+        let get = |file: &mut File| {
+            self.receive(remote, file, &partial, observer).and_then(|()| check(remote, file, &partial, observer))
+        };
+        let mut result = get(&mut file);
         if matches!(result, Err(Failure::Wrong(_))) && continued {
             // The old beginning may belong to another version of the file: once more from the start.
             truncate(&mut file, &partial)?;
-            result = self.receive(remote, &mut file, &partial).and_then(|()| check(remote, &mut file, &partial));
+            result = get(&mut file);
         }
         match result {
             Ok(()) => fs::rename(&partial, &path).map_err(|e| Error::io("write", &path, e)),
@@ -134,20 +138,12 @@ impl Downloader {
     }
 
     /// Appends to `file` until it is whole, with pauses and new attempts when the connection breaks.
-    fn receive(&self, remote: &Remote, file: &mut File, path: &Path) -> Result<(), Failure> {
-        let bar = ProgressBar::new(0).with_message(remote.name.clone()).with_style(
-            ProgressStyle::with_template(
-                "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}",
-            )
-            .expect("a valid template"),
-        );
+    fn receive(&self, remote: &Remote, file: &mut File, path: &Path, observer: &dyn Observer) -> Result<(), Failure> {
         let (mut failed, mut most) = (0, length(file, path)?);
         loop {
-            let reason = match attempt(remote, file, path, &bar) {
-                Ok(()) => {
-                    bar.finish_and_clear();
-                    return file.sync_all().map_err(|e| Failure::Kept(Error::io("write", path, e)));
-                }
+            observer.go_on()?;
+            let reason = match attempt(remote, file, path, observer) {
+                Ok(()) => return file.sync_all().map_err(|e| Failure::Kept(Error::io("write", path, e))),
                 Err(Broken::Final(failure)) => return Err(failure),
                 Err(Broken::Again(reason)) => reason,
             };
@@ -163,7 +159,21 @@ impl Downloader {
                     path.parent().unwrap_or(path).display(),
                 ))));
             }
-            std::thread::sleep(self.pause * 2u32.pow((failed - 1).min(6)));
+            wait(self.pause * 2u32.pow((failed - 1).min(6)), observer)?;
+        }
+    }
+}
+
+/// How often the observer is asked while nothing arrives.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+fn wait(pause: Duration, observer: &dyn Observer) -> Result<()> {
+    let end = Instant::now() + pause;
+    loop {
+        observer.go_on()?;
+        match end.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => return Ok(()),
+            left => thread::sleep(left.min(LOOK_EVERY)),
         }
     }
 }
@@ -196,27 +206,26 @@ impl From<Error> for Broken {
 }
 
 /// One request, for what `file` does not hold yet. `Ok` means that the file is whole.
-fn attempt(remote: &Remote, file: &mut File, path: &Path, bar: &ProgressBar) -> Result<(), Broken> {
-    let again = |e: ureq::Error| match e {
-        ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-            Broken::from(Error::Download(format!("{} is not an address that can be fetched: {e}", remote.address)))
-        }
-        e => Broken::Again(e.to_string()),
-    };
+fn attempt(remote: &Remote, file: &mut File, path: &Path, observer: &dyn Observer) -> Result<(), Broken> {
     let had = length(file, path)?;
-    let mut request = agent().get(&remote.address);
-    if had > 0 {
-        request = request.header("Range", format!("bytes={had}-"));
-    }
-    let response = request.call().map_err(again)?;
-    let whole = match response.status() {
+    let mut answer = Answer::to(&remote.address, had);
+    let (status, headers) = match answer.next(observer)? {
+        Some(Part::Head(status, headers)) => (status, headers),
+        Some(Part::Error(ureq::Error::BadUri(why))) => {
+            let address = &remote.address;
+            return Err(Error::Download(format!("{address} is not an address that can be fetched: {why}")).into());
+        }
+        Some(Part::Error(e)) => return Err(Broken::Again(e.to_string())),
+        Some(Part::Bytes(_)) | None => return Err(Broken::Again("the server did not answer".into())),
+    };
+    let whole = match status {
         StatusCode::OK => {
             truncate(file, path)?;
-            number(&response, "content-length", None)
+            number(&headers, "content-length", None)
         }
         // The server must have understood which bytes are wanted.
-        StatusCode::PARTIAL_CONTENT if starts_at(&response, had) => number(&response, "content-range", Some('/')),
-        StatusCode::RANGE_NOT_SATISFIABLE if had > 0 && number(&response, "content-range", Some('/')) == Some(had) => {
+        StatusCode::PARTIAL_CONTENT if starts_at(&headers, had) => number(&headers, "content-range", Some('/')),
+        StatusCode::RANGE_NOT_SATISFIABLE if had > 0 && number(&headers, "content-range", Some('/')) == Some(had) => {
             return Ok(());
         }
         StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if had > 0 => {
@@ -242,14 +251,76 @@ fn attempt(remote: &Remote, file: &mut File, path: &Path, bar: &ProgressBar) -> 
             remote.address
         )))));
     }
-    bar.set_length(whole.unwrap_or(0));
-    append(&mut response.into_body().into_reader(), file, path, bar)?;
+    observer.begin(&format!("Fetching {}", remote.name), whole, Unit::Bytes);
+    let appended = append(&mut answer, file, path, observer);
+    observer.end();
+    appended?;
     let held = length(file, path)?;
     match whole {
         Some(whole) if held < whole => {
             Err(Broken::Again(format!("the connection closed after {held} of {whole} bytes")))
         }
         _ => Ok(()),
+    }
+}
+
+/// What a server sends, in this order: a head, then bytes; an error may take the place of either.
+enum Part {
+    Head(StatusCode, HeaderMap),
+    Bytes(Vec<u8>),
+    Error(ureq::Error),
+}
+
+/// A request that is being answered. A thread of its own waits for the network, so that nothing here waits for long; it ends by
+/// itself when nobody wants its parts any more.
+struct Answer(Receiver<Part>);
+
+impl Answer {
+    /// Asks for the bytes of `address` from `start` on.
+    fn to(address: &str, start: u64) -> Self {
+        let (to, from) = sync_channel(16);
+        let mut request = agent().get(address);
+        if start > 0 {
+            request = request.header("Range", format!("bytes={start}-"));
+        }
+        thread::spawn(move || {
+            let send = |to: &SyncSender<Part>, part| to.send(part).is_ok();
+            let mut body = match request.call() {
+                Err(e) => return drop(to.send(Part::Error(e))),
+                Ok(response) => {
+                    let (head, body) = response.into_parts();
+                    if !send(&to, Part::Head(head.status, head.headers)) {
+                        return;
+                    }
+                    body.into_reader()
+                }
+            };
+            let mut buffer = vec![0; 1 << 16];
+            loop {
+                let part = match body.read(&mut buffer) {
+                    Ok(0) => return,
+                    Ok(n) => Part::Bytes(buffer[..n].to_vec()),
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(e) => return drop(to.send(Part::Error(e.into()))),
+                };
+                if !send(&to, part) {
+                    return;
+                }
+            }
+        });
+        Answer(from)
+    }
+
+    /// The next part; `None` where there are no more.
+    fn next(&mut self, observer: &dyn Observer) -> Result<Option<Part>> {
+        loop {
+            observer.go_on()?;
+            match self.0.recv_timeout(LOOK_EVERY) {
+                Ok(part) => return Ok(Some(part)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
     }
 }
 
@@ -264,32 +335,29 @@ fn agent() -> ureq::Agent {
         .new_agent()
 }
 
-/// A number in a header of the response: all of it, or what follows the last `after`.
-fn number<B>(response: &Response<B>, header: &str, after: Option<char>) -> Option<u64> {
-    let value = response.headers().get(header)?.to_str().ok()?;
+/// A number in one of the headers: all of it, or what follows the last `after`.
+fn number(headers: &HeaderMap, header: &str, after: Option<char>) -> Option<u64> {
+    let value = headers.get(header)?.to_str().ok()?;
     after.map_or(Some(value), |c| value.rsplit_once(c).map(|(_, rest)| rest))?.trim().parse().ok()
 }
 
 /// Whether the response says that its body begins at byte `start` of the file.
-fn starts_at<B>(response: &Response<B>, start: u64) -> bool {
-    let range = response.headers().get("content-range").and_then(|value| value.to_str().ok());
+fn starts_at(headers: &HeaderMap, start: u64) -> bool {
+    let range = headers.get("content-range").and_then(|value| value.to_str().ok());
     range.is_some_and(|range| range.trim().starts_with(&format!("bytes {start}-")))
 }
 
-fn append(body: &mut impl Read, file: &mut File, path: &Path, bar: &ProgressBar) -> Result<(), Broken> {
+fn append(answer: &mut Answer, file: &mut File, path: &Path, observer: &dyn Observer) -> Result<(), Broken> {
     let full = |e| Broken::from(Error::io("write", path, e));
-    let mut held = file.seek(SeekFrom::End(0)).map_err(full)?;
-    let mut buffer = vec![0; 1 << 16];
+    observer.already(file.seek(SeekFrom::End(0)).map_err(full)?);
     loop {
-        bar.set_position(held);
-        match body.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(n) => {
-                file.write_all(&buffer[..n]).map_err(full)?;
-                held += n as u64;
+        match answer.next(observer)? {
+            Some(Part::Bytes(bytes)) => {
+                file.write_all(&bytes).map_err(full)?;
+                observer.advance(bytes.len() as u64);
             }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(Broken::Again(e.to_string())),
+            Some(Part::Error(e)) => return Err(Broken::Again(e.to_string())),
+            Some(Part::Head(..)) | None => return Ok(()),
         }
     }
 }
@@ -303,7 +371,7 @@ fn truncate(file: &mut File, path: &Path) -> Result<()> {
 }
 
 /// Compares what has arrived with what is known about the file.
-fn check(remote: &Remote, file: &mut File, path: &Path) -> Result<(), Failure> {
+fn check(remote: &Remote, file: &mut File, path: &Path, observer: &dyn Observer) -> Result<(), Failure> {
     let wrong = |what: String| {
         Failure::Wrong(Error::Download(format!(
             "{} is not the expected file ({what}): try again later",
@@ -317,22 +385,24 @@ fn check(remote: &Remote, file: &mut File, path: &Path) -> Result<(), Failure> {
             file.read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;
             return parse(&bytes, &remote.name).map_err(|e| wrong(e.to_string()));
         }
-        Check::File(_, digest) => (digest, digest_of(&mut *file).map_err(|e| Error::io("read", path, e))?),
+        Check::File(_, digest) => (digest, digest_of(file, observer)?.map_err(|e| Error::io("read", path, e))?),
         Check::Unpacked(digest) => {
-            let unpacked = digest_of(&mut MultiGzDecoder::new(io::BufReader::new(&mut *file)));
+            let unpacked = digest_of(&mut MultiGzDecoder::new(io::BufReader::new(&mut *file)), observer)?;
             (digest, unpacked.map_err(|e| wrong(format!("it cannot be unpacked: {e}")))?)
         }
     };
     if expected == found { Ok(()) } else { Err(wrong(format!("SHA-256 {found} instead of {expected}"))) }
 }
 
-fn digest_of(reader: &mut impl Read) -> io::Result<String> {
+fn digest_of(reader: &mut impl Read, observer: &dyn Observer) -> Result<io::Result<String>> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
-        match reader.read(&mut buffer)? {
-            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            n => hash.update(&buffer[..n]),
+        observer.go_on()?;
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())),
+            Ok(n) => hash.update(&buffer[..n]),
+            Err(e) => return Ok(Err(e)),
         }
     }
 }

@@ -2,21 +2,10 @@
 //!
 //! A file may be gzipped; that is seen from its first bytes, not from its name.
 
-use super::{Images, MAX_SIDE, names_in, resize};
-use crate::{Error, Result, files};
+use super::{Grey, Images, MAX_SIDE, Reading, names_in};
+use crate::{Error, Result};
 use flate2::read::MultiGzDecoder;
 use std::{io::Read, path::Path};
-
-/// Grey images as they are in a file, before resizing.
-#[derive(Debug, PartialEq)]
-pub struct Grey {
-    /// Rows of an image.
-    pub height: usize,
-    /// Columns of an image.
-    pub width: usize,
-    /// `[count, height, width]`, 0 to 255.
-    pub pixels: Vec<u8>,
-}
 
 /// Parses an IDX file of images, raw or gzipped; `name` is what errors call it.
 ///
@@ -188,10 +177,10 @@ impl Layout {
     /// Any files with `images` and `train`, `test` or `t10k` in their names; labels are optional.
     pub const ANY: Layout = Layout { prefixes: &[], labelled: false };
 
-    /// Reads the training and the test part from `folder`, with images resized to `side` x `side`.
-    pub fn load(&self, folder: &Path, side: usize) -> Result<(Images, Images)> {
+    /// Reads the training and the test part from `folder`.
+    pub(super) fn load(&self, folder: &Path, reading: &Reading) -> Result<(Images, Images)> {
         let names = names_in(folder)?;
-        let part = |words: &[&str]| self.load_part(folder, &names, words, side);
+        let part = |words: &[&str]| self.load_part(folder, &names, words, reading);
         let (train, test) = rayon::join(|| part(TRAIN), || part(TEST));
         Ok((train?, test?))
     }
@@ -203,7 +192,7 @@ impl Layout {
         [TRAIN, TEST].iter().all(|words| has(words, "images") && (!self.labelled || has(words, "labels")))
     }
 
-    fn load_part(&self, folder: &Path, names: &[String], words: &[&str], side: usize) -> Result<Images> {
+    fn load_part(&self, folder: &Path, names: &[String], words: &[&str], reading: &Reading) -> Result<Images> {
         let missing = |kind: &str| {
             let expected = self.prefixes.first().map_or_else(
                 || format!("*{}*{kind}*", words[0]),
@@ -213,14 +202,14 @@ impl Layout {
         };
         let open = |name: &str| -> Result<(Vec<u8>, String)> {
             let path = folder.join(name);
-            Ok((files::read(&path)?, path.display().to_string()))
+            Ok((reading.file(&path)?, path.display().to_string()))
         };
         let (bytes, images_name) = open(&self.find(folder, names, words, "images")?.ok_or_else(|| missing("images"))?)?;
-        let Grey { height, width, pixels } = images(&bytes, &images_name)?;
+        let grey = images(&bytes, &images_name)?;
         let labels = match self.find(folder, names, words, "labels")? {
             Some(name) => {
                 let (bytes, name) = open(&name)?;
-                let (labels, count) = (labels(&bytes, &name)?, pixels.len() / (height * width));
+                let (labels, count) = (labels(&bytes, &name)?, grey.pixels.len() / (grey.height * grey.width));
                 if labels.len() != count {
                     let labels = labels.len();
                     return Err(Error::Data(format!("{images_name} holds {count} images, but {name} {labels} labels")));
@@ -230,7 +219,7 @@ impl Layout {
             None if self.labelled => return Err(missing("labels")),
             None => None,
         };
-        Ok(Images { side, pixels: resize(&pixels, height, width, side), labels })
+        Ok(Images { side: reading.options.side, pixels: reading.fit(grey)?, labels })
     }
 
     /// The file with the `images` or `labels` of a part. Unpacked wins over `.gz`; two different files are an error.

@@ -3,7 +3,7 @@
 //! Files are the official zips or folders unpacked from them. Images are PNGs of black ink on white; they are inverted
 //! before resizing.
 
-use super::{Images, MAX_SIDE, names_in, resize};
+use super::{Images, MAX_SIDE, Reading, names_in, resize};
 use crate::{Error, Result, files};
 use image::{ImageFormat, ImageReader, Limits};
 use rayon::prelude::*;
@@ -17,10 +17,12 @@ use std::{
 pub type Tree = BTreeMap<String, Vec<u8>>;
 
 /// Reads `images_background` (training) and `images_evaluation` (test), each as `.zip` or as a folder.
-pub fn load(folder: &Path, side: usize) -> Result<(Images, Images)> {
+pub(super) fn load(folder: &Path, reading: &Reading) -> Result<(Images, Images)> {
     let part = |stem: &str| {
+        reading.observer.go_on()?;
         let (tree, name) = open(folder, stem)?;
-        characters(&tree, &name, side)
+        reading.observer.go_on()?;
+        characters(&tree, &name, reading.options.side)
     };
     let (train, test) = rayon::join(|| part("images_background"), || part("images_evaluation"));
     Ok((train?, test?))

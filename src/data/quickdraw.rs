@@ -3,7 +3,7 @@
 //! 5,000 drawings per category are drawn at random without replacement, all are permuted, the first fifth becomes the test
 //! part. The choice depends only on a fixed seed and the number of drawings in the files, so everyone gets the same set.
 
-use super::{Images, idx, names_in, npy, resize};
+use super::{Grey, Images, Reading, idx, names_in, npy};
 use crate::{Error, Result};
 use std::{
     fs::File,
@@ -20,11 +20,11 @@ pub const PER_CATEGORY: usize = 5000;
 /// Reads QuickDraw from a folder of Google's `CATEGORY.npy` files, or of `quickdraw10-*` IDX files if it has no `.npy`.
 ///
 /// Uses [`CATEGORIES`] if all ten are there, else every `.npy` file in the order of their names; labels follow that order.
-pub fn load(folder: &Path, side: usize) -> Result<(Images, Images)> {
+pub(super) fn load(folder: &Path, reading: &Reading) -> Result<(Images, Images)> {
     let found = categories_in(folder)?;
     if found.is_empty() {
         if idx::Layout::QUICKDRAW.is_in(folder) {
-            return idx::Layout::QUICKDRAW.load(folder, side);
+            return idx::Layout::QUICKDRAW.load(folder, reading);
         }
         let folder = folder.display();
         return Err(Error::Data(format!("{folder} has neither CATEGORY.npy nor quickdraw10-*-idx3-ubyte files")));
@@ -37,6 +37,7 @@ pub fn load(folder: &Path, side: usize) -> Result<(Images, Images)> {
         let mut chosen = random.permutation(bitmaps.count());
         chosen.truncate(PER_CATEGORY);
         chosen.sort_unstable();
+        reading.observer.go_on()?;
         for i in chosen {
             bitmaps.read(i, &mut pixels)?;
             labels.push(label as u16);
@@ -44,16 +45,17 @@ pub fn load(folder: &Path, side: usize) -> Result<(Images, Images)> {
     }
     let order = random.permutation(labels.len());
     let (test, train) = order.split_at(labels.len() / 5);
-    let part = |chosen: &[usize]| {
+    let part = |chosen: &[usize]| -> Result<Images> {
         let size = npy::SIDE * npy::SIDE;
         let raw: Vec<u8> = chosen.iter().flat_map(|i| &pixels[i * size..(i + 1) * size]).copied().collect();
-        let pixels = resize(&raw, npy::SIDE, npy::SIDE, side);
-        Images { side, pixels, labels: Some(chosen.iter().map(|&i| labels[i]).collect()) }
+        let pixels = reading.fit(Grey { height: npy::SIDE, width: npy::SIDE, pixels: raw })?;
+        let labels = Some(chosen.iter().map(|&i| labels[i]).collect());
+        Ok(Images { side: reading.options.side, pixels, labels })
     };
     if test.is_empty() {
         return Err(Error::Data(format!("{} holds fewer than five drawings, too few to split", folder.display())));
     }
-    Ok((part(train), part(test)))
+    Ok((part(train)?, part(test)?))
 }
 
 /// The `.npy` files to use, in the order of their labels.

@@ -11,26 +11,31 @@ const PRECISION: u32 = 22;
 /// image shrinks, applied to the rows and then to the columns, each pass rounded to 8 bits in fixed point (section 10 of the
 /// model). Images are shared among the threads. Panics if `pixels` is not a whole number of images.
 pub fn resize(pixels: &[u8], height: usize, width: usize, side: usize) -> Vec<u8> {
+    resize_to(pixels, (height, width), (side, side))
+}
+
+/// As [`resize`], from `(height, width)` to `(tall, wide)`.
+pub(super) fn resize_to(pixels: &[u8], (height, width): (usize, usize), (tall, wide): (usize, usize)) -> Vec<u8> {
     let size = height * width;
     assert!(
-        size > 0 && side > 0 && pixels.len().is_multiple_of(size),
-        "resize: {} pixels of {height}x{width} to {side}x{side}",
+        size > 0 && tall * wide > 0 && pixels.len().is_multiple_of(size),
+        "resize: {} pixels of {height}x{width} to {tall}x{wide}",
         pixels.len()
     );
-    if (height, width) == (side, side) {
+    if (height, width) == (tall, wide) {
         return pixels.to_vec();
     }
-    let (across, down) = (taps(width, side), taps(height, side));
-    let mut out = vec![0; pixels.len() / size * side * side];
-    let images = out.par_chunks_exact_mut(side * side).zip(pixels.par_chunks_exact(size));
+    let (across, down) = (taps(width, wide), taps(height, tall));
+    let mut out = vec![0; pixels.len() / size * tall * wide];
+    let images = out.par_chunks_exact_mut(tall * wide).zip(pixels.par_chunks_exact(size));
     images.with_min_len(64).for_each_init(Scratch::default, |scratch, (out, image)| {
         // A pass mixes whole rows, which the compiler vectorises; so the horizontal pass runs on the transposed image.
         let Scratch { turned, narrow, straight, sums } = scratch;
         transpose(image, height, width, turned);
-        narrow.resize(side * height, 0);
+        narrow.resize(wide * height, 0);
         mix_rows(turned, height, &across, sums, narrow);
-        transpose(narrow, side, height, straight);
-        mix_rows(straight, side, &down, sums, out);
+        transpose(narrow, wide, height, straight);
+        mix_rows(straight, wide, &down, sums, out);
     });
     out
 }

@@ -2,7 +2,8 @@
 
 use super::Images;
 use crate::{
-    Device, Tape, Tensor,
+    Device, Observer, Result, Tape, Tensor,
+    observer::Silent,
     ops::{Placement, RenderSettings, render_stroke},
     rng::{Rng, Stream},
 };
@@ -22,15 +23,22 @@ const POINT_STD: f64 = 0.4;
 
 /// `count` drawings of `side`² pixels, labelled with their number of strokes less one. The same for the same seed.
 pub fn draw(count: usize, side: usize, seed: u64) -> Images {
+    drawn(count, side, seed, &Silent).expect("nobody stops it")
+}
+
+/// As [`draw`], telling `observer` of every drawing.
+pub(super) fn drawn(count: usize, side: usize, seed: u64, observer: &dyn Observer) -> Result<Images> {
     const AT_ONCE: usize = 512;
     let mut images = Images { side, pixels: Vec::with_capacity(count * side * side), labels: Some(vec![]) };
     for (batch, from) in (0..count).step_by(AT_ONCE).enumerate() {
+        observer.go_on()?;
         let n = AT_ONCE.min(count - from);
         let (pixels, labels) = draw_batch(n, side, Rng::new(seed, batch as u64));
         images.pixels.extend(pixels);
         images.labels.get_or_insert_default().extend(labels);
+        observer.advance(n as u64);
     }
-    images
+    Ok(images)
 }
 
 fn draw_batch(n: usize, side: usize, rng: Rng) -> (Vec<u8>, Vec<u16>) {

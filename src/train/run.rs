@@ -97,6 +97,11 @@ impl Options {
         self.out.clone().unwrap_or_else(by_default)
     }
 
+    /// How the data are read.
+    fn reading(&self, side: usize) -> data::Options {
+        data::Options { download: self.download, ..data::Options::new(side) }
+    }
+
     fn source(&self) -> Source {
         self.data.clone().unwrap_or(Source::Synthetic)
     }
@@ -156,7 +161,7 @@ pub fn run(options: &Options, device: &Device, observer: &dyn Observer) -> Resul
     let newest = checkpoint::latest(&folder)?;
     let (trainer, test) = match (newest, options.resume) {
         (Some(path), true) => resumed(options, &path, device, observer)?,
-        (None, false) => fresh(options, device)?,
+        (None, false) => fresh(options, device, observer)?,
         (Some(path), false) => {
             return Err(Error::Usage(format!(
                 "{} holds a run already: go on with it by adding --resume, or choose another folder with --out",
@@ -176,7 +181,7 @@ pub fn run(options: &Options, device: &Device, observer: &dyn Observer) -> Resul
     Run::new(trainer, folder, &test, observer)?.finish(options.iwae)
 }
 
-fn fresh(options: &Options, device: &Device) -> Result<(Trainer, Images)> {
+fn fresh(options: &Options, device: &Device, observer: &dyn Observer) -> Result<(Trainer, Images)> {
     let source = options.source();
     let preset = options.preset.unwrap_or_default();
     let config = preset.config(options.placement());
@@ -184,7 +189,7 @@ fn fresh(options: &Options, device: &Device) -> Result<(Trainer, Images)> {
     options.change(&mut settings);
     settings.batch = options.batch.unwrap_or(settings.batch);
     settings.seed = options.seed.unwrap_or(settings.seed);
-    let data = data::load_or_fetch(&source, config.image, options.download)?;
+    let data = data::load_or_fetch(&source, &options.reading(config.image), observer)?;
     Ok((Trainer::new(&config, settings, data.train, device)?, data.test))
 }
 
@@ -201,7 +206,7 @@ fn resumed(options: &Options, path: &Path, device: &Device, observer: &dyn Obser
         )));
     }
     let source = options.data.clone().map_or_else(|| settings.data.parse(), Ok)?;
-    let data = data::load_or_fetch(&source, config.image, options.download)?;
+    let data = data::load_or_fetch(&source, &options.reading(config.image), observer)?;
     let trainer = Trainer::resume(&checkpoint, data.train, device, |settings| options.change(settings))?;
     if trainer.updates() >= trainer.settings().steps {
         return Err(Error::Usage(format!(
