@@ -225,16 +225,37 @@ impl<'a> Checkpoint<'a> {
             .map(|()| slab)
         });
         let [m, v] = moments;
-        let count = |name: &str| {
-            let bytes = self.bytes(name).try_into().expect("checked to be one I64");
-            u64::try_from(i64::from_le_bytes(bytes)).map_err(|_| self.fail(&format!("{name} is negative")))
-        };
-        adam.restore(m?, v?, count("adam.step")?);
+        adam.restore(m?, v?, self.count("adam.step")?);
         let mut statistics = [0.0; 2];
         self.read("nvil.mean", &mut statistics[..1])?;
         self.read("nvil.var", &mut statistics[1..])?;
         let statistics = Tensor::from_f64(device, &[2], &statistics);
-        Ok(Running { statistics, iteration: count("iteration")? })
+        Ok(Running { statistics, iteration: self.count("iteration")? })
+    }
+
+    /// Compares all names, shapes and types with what training needs, without reading a value.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] as for [`Checkpoint::model`] and [`Checkpoint::resume`].
+    pub fn check_all(&self) -> Result<()> {
+        let mut builder = ParamsBuilder::blank();
+        Model::declare(&self.config, Start::new(0), &mut builder)?;
+        self.check(builder.specs(), &[""], true)?;
+        self.check(builder.specs(), &["adam.m.", "adam.v."], false)
+    }
+
+    /// The number of updates that were made, of a checkpoint of a run.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if it is not one of a run.
+    pub fn updates(&self) -> Result<u64> {
+        self.check(&[], &[], false)?;
+        self.count("iteration")
+    }
+
+    fn count(&self, name: &str) -> Result<u64> {
+        let bytes = self.bytes(name).try_into().expect("checked to be one I64");
+        u64::try_from(i64::from_le_bytes(bytes)).map_err(|_| self.fail(&format!("{name} is negative")))
     }
 
     /// Fills a slab on the GPU, by way of the host.
@@ -418,6 +439,11 @@ fn step_of(name: &str) -> Option<u64> {
     (path(Path::new(""), step).to_str() == Some(name)).then_some(step)
 }
 
+/// The update that a file belongs to, by its name.
+pub(crate) fn step_of_path(path: &Path) -> Option<u64> {
+    step_of(path.file_name()?.to_str()?)
+}
+
 /// The steps of all checkpoints in `folder`, in ascending order; none if there is no such folder. Files with names that are only
 /// similar, and folders, are not among them.
 pub fn steps(folder: &Path) -> Result<Vec<u64>> {
@@ -470,7 +496,7 @@ pub fn load(file_or_folder: &Path, device: &Device) -> Result<(Model, Params)> {
 pub(crate) fn with_advice(error: Error, path: &Path) -> Error {
     let Error::Checkpoint(sentence) = error else { return error };
     let folder = path.parent().unwrap_or(Path::new("."));
-    let own = path.file_name().and_then(|name| step_of(name.to_str()?));
+    let own = step_of_path(path);
     let others = |own: u64| steps(folder).ok().map(|steps| steps.into_iter().filter(move |&step| step != own));
     let whole = own.and_then(others).and_then(|others| {
         let mut others: Vec<PathBuf> = others.map(|step| self::path(folder, step)).collect();
@@ -488,8 +514,8 @@ fn is_whole(path: &Path) -> bool {
     let whole = || -> Result<()> {
         let bytes = files::read(path)?;
         let checkpoint = Checkpoint::parse(&bytes, "")?;
-        let (_, params) = checkpoint.model(&Device::cpu())?;
-        checkpoint.check(params.specs(), &["adam.m.", "adam.v."], false)
+        checkpoint.check_all()?;
+        checkpoint.model(&Device::cpu()).map(|_| ())
     };
     whole().is_ok()
 }
