@@ -1,29 +1,10 @@
 //! Where tensors live and in which precision. Chosen at run time; model code never names it.
 
 use crate::{
-    Error, MathMode, Result,
+    DType, Error, MathMode, Result,
     gpu::{self, Gpu},
 };
 use std::sync::Arc;
-
-/// The number type of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DType {
-    /// Single precision: the working type.
-    F32,
-    /// Double precision: gradient checks and references.
-    F64,
-}
-
-impl DType {
-    /// The size of a number.
-    pub fn bytes(self) -> usize {
-        match self {
-            DType::F32 => 4,
-            DType::F64 => 8,
-        }
-    }
-}
 
 /// A cheap handle; clone it freely. Two handles are equal if tensors of one can be used with the other.
 #[derive(Clone, PartialEq, Eq)]

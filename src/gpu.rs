@@ -7,7 +7,6 @@
 mod arena;
 mod cache;
 mod compile;
-pub(crate) mod gemm;
 mod graph;
 mod launch;
 mod open;
@@ -16,28 +15,16 @@ pub(crate) use arena::{Block, Span};
 pub use compile::{SOURCES, assemble, options};
 pub(crate) use graph::Graph;
 pub use graph::GraphSize;
-pub(crate) use launch::{Arg, Launch, TABLE, args, grad};
+pub(crate) use launch::{Arg, Launch, TABLE, args};
 pub(crate) use open::is_available;
 
-use crate::{DType, Error, Result};
+use crate::{DType, Error, MathMode, Result};
 use arena::{Arena, Memory};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
 };
-
-/// How matrix products treat their operands. Sums are always formed in single precision (double on a double precision device).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum MathMode {
-    /// As they are.
-    #[default]
-    F32,
-    /// Rounded to tf32 (10 bits of mantissa) for the tensor cores.
-    Tf32,
-    /// Rounded to bf16 (7 bits of mantissa) for the tensor cores.
-    Bf16,
-}
 
 /// One stream on one card, the kernels loaded on it, and the memory of the current step.
 pub(crate) struct Gpu {

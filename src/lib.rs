@@ -48,6 +48,21 @@
 //! 9. [`train`]: one update after the other, and around it [`checkpoint`], [`metrics`], [`figures`]; [`reconstruct`](mod@reconstruct)
 //!    shows what a trained model draws, [`measure`](mod@measure) says how good it is.
 //!
+//! # Rooms
+//!
+//! A file uses only modules that stand before its own; `tests/rooms.rs` holds this table to it.
+//!
+//! ```text
+//! ground   error observer files dtype real rng cpu matmul
+//! card     gpu
+//! engine   device tensor slot op profile params tape
+//! parts    ops gradcheck optim nn
+//! paper    model
+//! work     data checkpoint figures metrics reconstruct train
+//! ```
+//!
+//! # Errors
+//!
 //! Mistakes of users, files and devices come back as [`Error`], one sentence each. Shapes that do not fit are mistakes of the
 //! program: they panic with the op's name and the shapes.
 #![warn(missing_docs)]
@@ -56,6 +71,7 @@ pub mod checkpoint;
 mod cpu;
 pub mod data;
 mod device;
+mod dtype;
 pub mod error;
 pub mod figures;
 pub mod files;
@@ -67,6 +83,7 @@ pub mod metrics;
 pub mod model;
 pub mod nn;
 pub mod observer;
+mod op;
 pub mod ops;
 pub mod optim;
 mod params;
@@ -74,16 +91,18 @@ pub mod profile;
 mod real;
 pub mod reconstruct;
 pub mod rng;
+mod slot;
 mod tape;
 mod tensor;
 pub mod train;
 
-pub use device::{DType, Device};
+pub use device::Device;
+pub use dtype::{DType, MathMode};
 pub use error::{Error, Result};
-pub use gpu::MathMode;
 pub use observer::Observer;
 pub use params::{Grads, ParamId, Params, ParamsBuilder, Spec};
-pub use tape::{NodeGrads, Slot, Tape, Var};
+pub use slot::Slot;
+pub use tape::{NodeGrads, Tape, Var};
 pub use tensor::Tensor;
 
 /// The examples of the README are tests too.

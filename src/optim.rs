@@ -93,7 +93,7 @@ impl Adam {
                 let arguments = args![
                     &g, Arg::input(healthy), p.out(), m.out(), v.out(), range.len(), rate, Arg::Wide(self.step), Arg::Words(gpu.clock()),
                 ];
-                gpu.launch("step", "adam", Launch::elements(range.len()), arguments);
+                gpu.launch("adam", "adam", Launch::elements(range.len()), arguments);
             }
         });
     }

@@ -1,7 +1,7 @@
 //! All parameters of a model in one slab, addressed by [`ParamId`]. Layers hold ids, not memory, so a model is plain data, and the
 //! optimiser, the gradient norm and checkpoints see one flat array.
 
-use crate::{DType, Device, Tensor, device::on_device, real::Real, tape::Slot};
+use crate::{DType, Device, Tensor, device::on_device, real::Real, slot::Slot};
 use std::ops::Range;
 
 /// Which parameter of a [`Params`].

@@ -1,6 +1,6 @@
 //! Time per op. Set `DOOD_PROFILE=1` and call [`report`] at the end.
 
-use crate::{Device, ops::Cost};
+use crate::{Device, op::Cost};
 use std::{
     collections::BTreeMap,
     sync::{LazyLock, Mutex},

@@ -1,12 +1,6 @@
 //! Counter-based random numbers (Philox4x32-10): a function of (seed, stream, step, element) and nothing else. Every device draws
 //! the same ones in any order, a run is reproducible from its seed, and a resumed run needs no saved generator.
 
-use crate::{
-    Device, Tensor,
-    device::Place,
-    gpu::{Arg, Gpu, Launch, args},
-};
-
 /// What a random number is for. Streams are independent of each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stream(pub u32);
@@ -60,42 +54,6 @@ impl Rng {
             order.swap(i, self.below(stream, i, i + 1));
         }
         order
-    }
-
-    /// Standard normal numbers of the given shape.
-    pub fn normal_tensor(&self, device: &Device, stream: Stream, shape: &[usize]) -> Tensor {
-        let n = shape.iter().product();
-        if let Place::Gpu(gpu) = device.place() {
-            return self.draw(gpu, "normal", Tensor::empty(device, shape), stream);
-        }
-        Tensor::from_f64(device, shape, &(0..n).map(|i| self.normal(stream, i)).collect::<Vec<_>>())
-    }
-
-    /// Uniform numbers in [0,1) of the given shape.
-    pub fn uniform_tensor(&self, device: &Device, stream: Stream, shape: &[usize]) -> Tensor {
-        let n = shape.iter().product();
-        if let Place::Gpu(gpu) = device.place() {
-            return self.draw(gpu, "uniform", Tensor::empty(device, shape), stream);
-        }
-        Tensor::from_f64(device, shape, &(0..n).map(|i| self.uniform(stream, i)).collect::<Vec<_>>())
-    }
-}
-
-impl Rng {
-    fn draw(&self, gpu: &Gpu, kernel: &'static str, y: Tensor, stream: Stream) -> Tensor {
-        let [seed, step, clock] = self.args(gpu);
-        gpu.launch(
-            "step",
-            kernel,
-            Launch::elements(y.len()),
-            args![y.out(), seed, step, clock, Arg::Word(stream.0), y.len()],
-        );
-        y
-    }
-
-    /// What a kernel needs to draw the same numbers: the key, the step, and the clock to be added to the step.
-    pub(crate) fn args(&self, gpu: &Gpu) -> [Arg; 3] {
-        [Arg::Wide(self.seed), Arg::Wide(self.step), Arg::Words(gpu.clock())]
     }
 }
 

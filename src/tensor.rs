@@ -128,7 +128,7 @@ impl Tensor {
         let n = shape.iter().product();
         on_device!(device, T => Self::from_vec(device, shape, vec![T::of(value); n]), gpu => {
             let y = Self::of_buffer(device, shape, Buffer::Gpu(gpu.alloc(n)));
-            gpu.launch("step", "fill", Launch::elements(n), args![y.out(), n, Arg::Real(value)]);
+            gpu.launch("memory", "fill", Launch::elements(n), args![y.out(), n, Arg::Real(value)]);
             y
         })
     }
@@ -329,6 +329,19 @@ impl Tensor {
         let (at, n) = (self.at, self.len());
         let buffer = Arc::get_mut(&mut self.buffer).expect("this tensor is shared, so it can no longer be written");
         &mut buffer.slice_mut()[at..at + n]
+    }
+}
+
+impl Arg {
+    /// A tensor that may be missing: a null pointer then.
+    pub fn input(tensor: Option<&Tensor>) -> Self {
+        Arg::In(tensor.map_or(Span::NONE, Tensor::span))
+    }
+}
+
+impl From<&Tensor> for Arg {
+    fn from(tensor: &Tensor) -> Self {
+        Arg::In(tensor.span())
     }
 }
 

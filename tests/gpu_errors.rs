@@ -393,7 +393,7 @@ fn a_kernel_that_does_not_compile_is_a_sentence_with_its_file_and_line() {
     let kernels = folder.path().join("sources");
     fs::create_dir(&kernels).unwrap();
     fs::write(kernels.join("common.cuh"), "#define KERNEL extern \"C\" __global__ void\n").unwrap();
-    fs::write(kernels.join("step.cu"), "\nKERNEL fill(REAL* y, int n, REAL value) { y[0] = nothing; }\n").unwrap();
+    fs::write(kernels.join("memory.cu"), "\nKERNEL fill(REAL* y, int n, REAL value) { y[0] = nothing; }\n").unwrap();
     // SAFETY: the other tests of this binary wait for `alone`.
     unsafe { env::set_var("DOOD_KERNELS", &kernels) };
     let device = cuda();
@@ -403,8 +403,8 @@ fn a_kernel_that_does_not_compile_is_a_sentence_with_its_file_and_line() {
     assert!(y.to_f32().iter().all(|x| x.is_nan()));
     let error = device.check().unwrap_err().to_string();
     // The compiler's own lines follow the sentence.
-    assert!(error.starts_with("kernels/step.cu does not compile for sm_90a: "), "{error}");
-    assert!(error.contains("kernels/step.cu:2") || error.contains("kernels/step.cu(2)"), "{error}");
+    assert!(error.starts_with("kernels/memory.cu does not compile for sm_90a: "), "{error}");
+    assert!(error.contains("kernels/memory.cu:2") || error.contains("kernels/memory.cu(2)"), "{error}");
     assert!(error.contains("nothing"), "{error}");
     assert_eq!(entries(folder.path()), [] as [PathBuf; 0], "a failure was kept");
 }

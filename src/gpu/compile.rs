@@ -1,6 +1,6 @@
 //! Kernel sources and NVRTC: CUDA C++ in, machine code for the card at hand out.
 
-use super::{Gpu, MathMode, cache};
+use super::{Gpu, cache};
 use crate::{DType, Error, Result};
 use cudarc::{
     driver::CudaModule,
@@ -20,8 +20,11 @@ macro_rules! sources {
 
 /// Every file of `kernels/`, without its `.cu`, and its text.
 pub const SOURCES: &[(&str, &str)] = sources![
+    "adam",
     "affine",
+    "batch",
     "bezier",
+    "clock",
     "conv_pair",
     "dropout_linear",
     "elementwise",
@@ -31,16 +34,18 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "linear",
     "log_mean_exp",
     "max_norm",
+    "memory",
     "mixture",
     "naive",
+    "noise",
     "nvil",
     "onoff",
     "place_points",
     "raster",
     "render_stroke",
+    "report",
     "shape",
     "squash",
-    "step",
     "stn",
     "tanh_ratio",
 ];
@@ -235,25 +240,4 @@ impl Gpu {
 pub(super) fn is_nvrtc_present() -> bool {
     // SAFETY: only looks for the library.
     unsafe { nvrtc::sys::is_culib_present() }
-}
-
-impl std::fmt::Display for MathMode {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str(match self {
-            MathMode::F32 => "f32",
-            MathMode::Tf32 => "tf32",
-            MathMode::Bf16 => "bf16",
-        })
-    }
-}
-
-impl std::str::FromStr for MathMode {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        [MathMode::F32, MathMode::Tf32, MathMode::Bf16]
-            .into_iter()
-            .find(|m| m.to_string() == text)
-            .ok_or_else(|| Error::Usage(format!("unknown math mode {text:?}; choose f32, tf32 or bf16")))
-    }
 }

@@ -136,7 +136,7 @@ impl Gpu {
 
     fn set_clock(&self, clock: &Memory, steps: u64) {
         let to = args![Arg::Wide(steps), Arg::WordsOut(clock.span())];
-        self.launch("step", "set_clock", Launch::rows(1, 32), to);
+        self.launch("clock", "set_clock", Launch::rows(1, 32), to);
     }
 
     /// Captures what `step` launches, instead of running it. The same step must have run just before, so that its kernels are
@@ -151,7 +151,7 @@ impl Gpu {
         let arena = self.state().arena.alike(&self.context);
         let arena = arena.map_err(|_| self.out_of_memory("capture", self.state().arena.asked()))?;
         let clock = Memory::new(&self.context, ALIGN).map_err(failed)?;
-        let tick = || self.launch("step", "tick", Launch::rows(1, 32), args![Arg::WordsOut(clock.span())]);
+        let tick = || self.launch("clock", "tick", Launch::rows(1, 32), args![Arg::WordsOut(clock.span())]);
         // All kernels have run before the capture, so that nothing has to be loaded during it.
         self.set_clock(&clock, 0);
         tick();

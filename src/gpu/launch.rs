@@ -1,7 +1,7 @@
 //! Launching a kernel: its grid, its arguments by value, and the check of both against what the source says.
 
 use super::{Gpu, Span, compile};
-use crate::{DType, Error, Tensor, tape::Slot};
+use crate::{DType, Error};
 use cudarc::driver::{CudaFunction, DeviceRepr, LaunchConfig, PushKernelArg, sys};
 use std::collections::hash_map::Entry;
 
@@ -41,11 +41,6 @@ pub(crate) enum Arg {
 }
 
 impl Arg {
-    /// A tensor that may be missing: a null pointer then.
-    pub fn input(tensor: Option<&Tensor>) -> Self {
-        Arg::In(tensor.map_or(Span::NONE, Tensor::span))
-    }
-
     /// Whether it is a null pointer to an output: a gradient that nobody wants.
     pub fn is_null(self) -> bool {
         matches!(self, Arg::Out(Span::NONE))
@@ -76,31 +71,10 @@ impl Arg {
     }
 }
 
-impl From<&Tensor> for Arg {
-    fn from(tensor: &Tensor) -> Self {
-        Arg::In(tensor.span())
-    }
-}
-
 impl From<usize> for Arg {
     #[track_caller]
     fn from(n: usize) -> Self {
         Arg::Int(i32::try_from(n).expect("a size passed to a kernel is below 2^31"))
-    }
-}
-
-/// The two arguments of a gradient: where it goes (null if nobody wants it), and whether to add to what is there.
-///
-/// To be asked for once for each launch that writes: it takes note that the slot has been written.
-pub(crate) fn grad(slot: &mut Option<Slot>) -> [Arg; 2] {
-    slot.as_mut().map_or([Arg::Out(Span::NONE), Arg::Int(0)], Slot::arg)
-}
-
-impl Slot<'_> {
-    /// As for [`grad`].
-    pub(crate) fn arg(&mut self) -> [Arg; 2] {
-        let (span, add) = self.device();
-        [Arg::Out(span), Arg::Int(add.into())]
     }
 }
 

@@ -1,7 +1,7 @@
 //! Opening a card: everything that may be missing is asked for before it is used, and missing things are sentences.
 
-use super::{Gpu, MathMode, State, arena, arena::Memory, compile};
-use crate::{DType, Error, Result};
+use super::{Gpu, State, arena, arena::Memory, compile};
+use crate::{DType, Error, MathMode, Result};
 use cudarc::driver::{CudaContext, DriverError, sys};
 use std::sync::Mutex;
 

@@ -9,7 +9,7 @@
 mod launches;
 
 use super::{Cost, Op, live_rows};
-use crate::{Device, Tensor, Var, cpu, device::on_device, real::Real, tape::Slot};
+use crate::{Device, Tensor, Var, cpu, device::on_device, real::Real, slot::Slot};
 use rayon::prelude::*;
 
 struct ConvPair {

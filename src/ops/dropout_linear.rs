@@ -14,7 +14,7 @@ use crate::{
     matmul::{Matrix, Output},
     real::Real,
     rng::{Rng, Stream},
-    tape::Slot,
+    slot::Slot,
 };
 use rayon::prelude::*;
 

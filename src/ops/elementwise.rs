@@ -4,9 +4,9 @@ use super::{Op, same_shape};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
-    gpu::{Arg, Launch, TABLE, args, grad},
+    gpu::{Arg, Launch, TABLE, args},
     real::Real,
-    tape::Slot,
+    slot::{Slot, grad},
 };
 
 /// y = Σ_k factor_k·x_k.

@@ -1,17 +1,16 @@
 //! y = act(x·Wᵀ + b), with act the identity or tanh.
 
-use super::{Cost, Op};
+use super::{
+    Cost, Op,
+    gemm::{self, Plan, naive_product},
+};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
-    gpu::{
-        Arg, Gpu, Launch, args,
-        gemm::{self, Plan, naive_product},
-        grad,
-    },
+    gpu::{Arg, Gpu, Launch, args},
     matmul::{Matrix, product},
     real::Real,
-    tape::Slot,
+    slot::{Slot, grad},
 };
 
 /// What follows a linear map, in the same op.

@@ -4,9 +4,9 @@ use super::Op;
 use crate::{
     Device, Tensor, Var,
     device::on_device,
-    gpu::{Arg, Launch, args, grad},
+    gpu::{Arg, Launch, args},
     real::Real,
-    tape::Slot,
+    slot::{Slot, grad},
 };
 
 struct LogMeanExp;

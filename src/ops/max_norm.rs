@@ -10,9 +10,9 @@ use super::Op;
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
-    gpu::{Arg, Launch, args, grad},
+    gpu::{Arg, Launch, args},
     real::Real,
-    tape::Slot,
+    slot::{Slot, grad},
 };
 
 struct MaxNorm {

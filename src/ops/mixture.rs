@@ -11,9 +11,9 @@ use super::{Cost, Op, stn::is_live};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
-    gpu::{Arg, Launch, args, grad},
+    gpu::{Arg, Launch, args},
     real::Real,
-    tape::Slot,
+    slot::{Slot, grad},
 };
 use rayon::prelude::*;
 

@@ -8,9 +8,9 @@ use super::Op;
 use crate::{
     Device, Tensor, Var,
     device::on_device,
-    gpu::{Launch, args, grad},
+    gpu::{Launch, args},
     real::Real,
-    tape::Slot,
+    slot::{Slot, grad},
 };
 
 struct PlacePoints;

@@ -12,9 +12,9 @@ use super::{Cost, Op};
 use crate::{
     DType, Device, Tensor, Var, cpu,
     device::on_device,
-    gpu::{Arg, Gpu, Launch, args, grad},
+    gpu::{Arg, Gpu, Launch, args},
     real::Real,
-    tape::Slot,
+    slot::{Slot, grad},
 };
 
 /// Columns are padded to a multiple of this: one AVX-512 register of `f32`.

@@ -21,7 +21,12 @@ use super::{
     raster::{Raster, TOGETHER, add_columns, sum},
     stn::{Sampler, is_live},
 };
-use crate::{DType, Device, Tensor, Var, cpu, device::on_device, gpu::grad, real::Real, tape::Slot};
+use crate::{
+    DType, Device, Tensor, Var, cpu,
+    device::on_device,
+    real::Real,
+    slot::{Slot, grad},
+};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 

@@ -4,8 +4,8 @@ use super::Op;
 use crate::{
     Device, Tensor, Var,
     device::on_device,
-    gpu::{Arg, Launch, TABLE, args, grad},
-    tape::Slot,
+    gpu::{Arg, Launch, TABLE, args},
+    slot::{Slot, grad},
 };
 
 /// Columns side by side: x_i `[N, D_i]` (or `[N]`) → `[N, ΣD_i]`. To stack is to do so with each x_i as one row.

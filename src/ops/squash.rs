@@ -5,9 +5,9 @@ use super::Op;
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
-    gpu::{Arg, Launch, args, grad},
+    gpu::{Arg, Launch, args},
     real::Real,
-    tape::Slot,
+    slot::{Slot, grad},
 };
 use std::{f64::consts::FRAC_PI_4, sync::Arc};
 

@@ -12,9 +12,9 @@ use super::{Cost, Op, raster::TOGETHER};
 use crate::{
     DType, Device, Tensor, Var, cpu,
     device::on_device,
-    gpu::{Arg, Launch, args, grad},
+    gpu::{Arg, Launch, args},
     real::Real,
-    tape::Slot,
+    slot::{Slot, grad},
 };
 use rayon::prelude::*;
 

@@ -191,7 +191,7 @@ impl Trainer {
         let x = Tensor::empty(device, &[batch, side, side]);
         gpu.enter("gather");
         gpu.launch(
-            "step",
+            "batch",
             "gather",
             Launch::elements(batch * pixels),
             args![
@@ -226,7 +226,7 @@ impl Trainer {
         gpu.enter("report");
         let slab = self.grads.slab();
         let squares = Tensor::empty(&device, &[PARTS]);
-        gpu.launch("step", "square_sums", Launch::rows(PARTS, 256), args![slab, squares.out(), slab.len()]);
+        gpu.launch("report", "square_sums", Launch::rows(PARTS, 256), args![slab, squares.out(), slab.len()]);
         let per_image = [loss.elbo, loss.log_likelihood, loss.baseline_term, loss.score_term].map(|v| v.value());
         let parts: [fn(&Step) -> Tensor; 9] = [
             |s| s.logq_onoff.value(),
@@ -254,10 +254,10 @@ impl Trainer {
             Arg::Words(gpu.clock()),
             Arg::Word(ROWS as u32),
         ];
-        gpu.launch("step", "report", Launch::rows(1, 256), arguments);
+        gpu.launch("report", "report", Launch::rows(1, 256), arguments);
         let statistics = &self.running.statistics;
         let arguments = args![&loss.nvil.running, &on.healthy, statistics.out(), statistics.len()];
-        gpu.launch("step", "keep", Launch::rows(1, 32), arguments);
+        gpu.launch("report", "keep", Launch::rows(1, 32), arguments);
         drop((steps, loss));
         drop(tape);
         gpu.enter("adam");

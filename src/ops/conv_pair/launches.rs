@@ -3,8 +3,8 @@
 use super::{ConvPair, Dims};
 use crate::{
     DType, MathMode, Tensor,
-    gpu::{Arg, Gpu, Launch, Span, args, grad},
-    tape::Slot,
+    gpu::{Arg, Gpu, Launch, Span, args},
+    slot::{Slot, grad},
 };
 
 /// Numbers of channels that a block of kernels/conv_pair.cu has at a time, and columns in a strip.

@@ -1,14 +1,13 @@
 //! The wide layer on a GPU: dropout as bits, products that read through them, and the gradient of the weights for many calls at once.
 
-use super::{Dims, DropoutLinear, Keep, linear, threshold};
+use super::{
+    super::gemm::{self, Plan, naive_product},
+    Dims, DropoutLinear, Keep, linear, threshold,
+};
 use crate::{
     Device, Tensor,
-    gpu::{
-        Arg, Gpu, Launch, Span, TABLE, args,
-        gemm::{self, Plan, naive_product},
-        grad,
-    },
-    tape::{Late, Slot},
+    gpu::{Arg, Gpu, Launch, Span, TABLE, args},
+    slot::{Late, Slot, grad},
 };
 
 impl Keep {

@@ -2,8 +2,10 @@
 //! dimension is cut into parts, whose sums a second kernel adds in their order. The choice depends on sizes and addresses alone, never
 //! on the card, so a result has the same bits on every card.
 
-use super::{Arg, Gpu, Launch, MathMode};
-use crate::Tensor;
+use crate::{
+    MathMode, Tensor,
+    gpu::{Arg, Gpu, Launch},
+};
 
 /// How a product is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +78,7 @@ impl Plan {
     pub fn launch(self, gpu: &Gpu, grid: [usize; 3]) -> Launch {
         // The tile of the result, or two stages of both operands, whichever is more.
         let numbers = if self.large { 64 * 132 } else { 2 * 64 * (40 + 40) };
-        Launch::grid(grid, 256).shared(numbers * gpu.dtype.bytes())
+        Launch::grid(grid, 256).shared(numbers * gpu.dtype().bytes())
     }
 }
 

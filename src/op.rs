@@ -1,0 +1,31 @@
+//! What the tape asks of a function.
+
+use crate::{Device, Slot, Tensor};
+
+/// A differentiable function with one result. Both directions are required: an op without a backward cannot be written, so a
+/// gradient cannot be lost in silence.
+pub trait Op: 'static {
+    /// The op's one name, everywhere.
+    fn name(&self) -> &'static str;
+
+    /// The result, followed by whatever the backward will want to see again.
+    fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor>;
+
+    /// For each wanted input i: `dx[i] += (∂y/∂xᵢ)ᵀ·dy`. `y` is what [`Op::forward`] returned.
+    fn backward(&self, cx: &Device, x: &[Tensor], y: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]);
+
+    /// What the forward must do at the very least; benches and the profile hold the time against it.
+    fn cost(&self, x: &[Tensor], y: &Tensor) -> Cost {
+        let elements: usize = x.iter().map(Tensor::len).sum::<usize>() + y.len();
+        Cost { flops: y.len() as f64, bytes: (elements * y.device().dtype().bytes()) as f64 }
+    }
+}
+
+/// Work that cannot be avoided.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// Floating-point operations.
+    pub flops: f64,
+    /// Bytes read and written.
+    pub bytes: f64,
+}
