@@ -42,6 +42,8 @@ __device__ __forceinline__ REAL sigmoid_slope(REAL a) {
     REAL t = exp(-fabs(a));
     return t / (((REAL)1 + t) * ((REAL)1 + t));
 }
+// log(1 + e^a).
+__device__ __forceinline__ REAL softplus(REAL a) { return larger(a, (REAL)0) + log1p(exp(-fabs(a))); }
 
 // ---- Sums in a fixed order ----------------------------------------------------------------------------------------------
 

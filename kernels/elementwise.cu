@@ -54,7 +54,7 @@ KERNEL __launch_bounds__(256) scale_bwd(const REAL* __restrict__ dy, REAL* __res
 
 // y = log(1 + e^x)
 KERNEL __launch_bounds__(256) softplus_fwd(const REAL* __restrict__ x, REAL* __restrict__ y, int n) {
-    for (long long i = first_element(); i < n; i += element_stride()) y[i] = larger(x[i], (REAL)0) + log1p(exp(-fabs(x[i])));
+    for (long long i = first_element(); i < n; i += element_stride()) y[i] = softplus(x[i]);
 }
 
 KERNEL __launch_bounds__(256) softplus_bwd(const REAL* __restrict__ x, const REAL* __restrict__ dy, REAL* __restrict__ dx, int add_dx, int n) {

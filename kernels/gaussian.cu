@@ -109,34 +109,33 @@ KERNEL __launch_bounds__(256) gaussian_sample_bwd(
     }
 }
 
-// Independent normal columns with fixed means and stds. A launch treats columns first .. first + count (at most 4) of d; the first one
-// writes the result, beginning with the constant, and the others add to it. One thread per row.
+// Independent normal columns with fixed parameters: `columns` holds d means, then d stds. One thread per row.
 KERNEL __launch_bounds__(256) normal_logpdf_fwd(
-    const REAL* __restrict__ z, REAL* __restrict__ y, int n, REAL constant, int d, int first, int count, REAL mean0, REAL mean1,
-    REAL mean2, REAL mean3, REAL std0, REAL std1, REAL std2, REAL std3) {
-    REAL mean[4] = {mean0, mean1, mean2, mean3}, std[4] = {std0, std1, std2, std3};
-#pragma unroll 1
+    const REAL* __restrict__ z, const REAL* __restrict__ columns, REAL* __restrict__ y, int n, int d, REAL constant) {
     for (long long i = first_element(); i < n; i += element_stride()) {
         REAL square = 0;
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            REAL e = j < count ? (z[i * d + first + j] - mean[j]) / std[j] : (REAL)0;
+        for (int j = 0; j < d; j++) {
+            REAL e = (z[i * d + j] - columns[j]) / columns[d + j];
             square += e * e;
         }
-        y[i] = (first ? y[i] : constant) - (REAL)0.5 * square;
+        y[i] = constant - (REAL)0.5 * square;
     }
 }
 
 KERNEL __launch_bounds__(256) normal_logpdf_bwd(
-    const REAL* __restrict__ z, const REAL* __restrict__ dy, REAL* __restrict__ dz, int add_dz, int n, int d, int first, int count,
-    REAL mean0, REAL mean1, REAL mean2, REAL mean3, REAL std0, REAL std1, REAL std2, REAL std3) {
-    REAL mean[4] = {mean0, mean1, mean2, mean3}, std[4] = {std0, std1, std2, std3};
-#pragma unroll 1
+    const REAL* __restrict__ z, const REAL* __restrict__ columns, const REAL* __restrict__ dy, REAL* __restrict__ dz, int add_dz,
+    int n, int d) {
     for (long long i = first_element(); i < n; i += element_stride()) {
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            long long at = i * d + first + j;
-            if (j < count) put(dz, at, dy[i] * (mean[j] - z[at]) / (std[j] * std[j]), add_dz);
-        }
+        int j = (int)(i % d);
+        REAL std = columns[d + j];
+        put(dz, i, dy[i / d] * (columns[j] - z[i]) / (std * std), add_dz);
+    }
+}
+
+KERNEL __launch_bounds__(256) normal_sample(
+    const REAL* __restrict__ eps, const REAL* __restrict__ columns, REAL* __restrict__ z, int n, int d) {
+    for (long long i = first_element(); i < n; i += element_stride()) {
+        int j = (int)(i % d);
+        z[i] = columns[j] + columns[d + j] * eps[i];
     }
 }

@@ -153,3 +153,32 @@ KERNEL __launch_bounds__(256) mixture_bwd(
         }
     }
 }
+
+// A sample of each group's mixture: z = mean + heat·(L·eps) of the first component whose cumulative weight is above the group's
+// `choice`, found in double precision as on the CPU. heat [groups·d]. One thread per group of a row.
+KERNEL __launch_bounds__(256) mixture_sample(
+    const REAL* __restrict__ p, const REAL* __restrict__ choice, const REAL* __restrict__ eps, const REAL* __restrict__ heat,
+    REAL* __restrict__ z, int n, int groups, int components, int d) {
+    for (long long job = first_element(); job < n; job += element_stride()) {
+        long long row = job / groups;
+        int g = (int)(job % groups);
+        const REAL *q = p + row * groups * components * (2 * d + 2), *noise = eps + job * d;
+        Group at(groups, components, d, g);
+        const REAL* logits = q + at.logit;
+        REAL max = logits[0];
+        for (int k = 1; k < components; k++) max = larger(max, logits[k]);
+        double total = 0;
+        for (int k = 0; k < components; k++) total += exp((double)logits[k] - (double)max);
+        double limit = (double)choice[job] * total, sum = 0;
+        int chosen = 0;
+        for (; chosen < components - 1; chosen++) {
+            sum += exp((double)logits[chosen] - (double)max);
+            if (sum > limit) break;
+        }
+        const REAL *mean = q + at.mean + chosen * d, *std = q + at.std + chosen * d;
+        for (int j = 0; j < d; j++) {
+            REAL coupled = j == 1 ? q[at.cor + chosen] * noise[0] : (REAL)0;
+            z[job * d + j] = mean[j] + heat[g * d + j] * (std[j] * noise[j] + coupled);
+        }
+    }
+}

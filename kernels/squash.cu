@@ -1,73 +1,32 @@
-// Raw outputs put into their ranges. Which column has which range comes by value, as up to 4 segments: a segment ends before column
-// `end` and repeats a pattern, a word whose lowest 4 bits are its period and whose next 4-bit digits are the ranges of its columns:
-// numbers of (lo, span) pairs, or FREE. A launch treats columns first .. first + width of rows of `total`.
+// Raw outputs put into their ranges. `columns` [3, width] holds for each column which function it is, `lo` and `span`:
+// 0: a, 1: lo + span·sigmoid(a), 2: lo + softplus(a), 3: tanh(a).
 
-#define FREE 15u
-#define RANGES 8
+__device__ __forceinline__ REAL squashed(REAL a, int kind, REAL lo, REAL span) {
+    return kind == 0 ? a : kind == 1 ? lo + span * sigmoid(a) : kind == 2 ? lo + softplus(a) : tanh(a);
+}
 
-struct Squash {
-    REAL lo[RANGES], span[RANGES];
-    int end[4];
-    unsigned pattern[4];
-
-    // The range of column c: its digit.
-    __device__ unsigned range(int c) const {
-        int start = 0;
-#pragma unroll
-        for (int s = 0; s < 4; s++) {
-            if (c < end[s]) return pattern[s] >> (4 + 4 * ((c - start) % (int)(pattern[s] & 15u))) & 15u;
-            start = end[s];
-        }
-        return FREE;
-    }
-    // What becomes of the raw output a of column c, and the derivative of that.
-    __device__ REAL value(int c, REAL a) const {
-        unsigned r = range(c);
-        return r == FREE ? a : pick(lo, r) + pick(span, r) * sigmoid(a);
-    }
-    __device__ REAL slope(int c, REAL a) const {
-        unsigned r = range(c);
-        return r == FREE ? (REAL)1 : pick(span, r) * sigmoid_slope(a);
-    }
-
-    // of[range] without an index that is known at run time only, which would move the table out of the registers.
-    __device__ static REAL pick(const REAL* of, unsigned range) {
-        REAL x = of[0];
-#pragma unroll
-        for (unsigned r = 1; r < RANGES; r++)
-            if (r == range) x = of[r];
-        return x;
-    }
-};
+__device__ __forceinline__ REAL squashed_slope(REAL a, int kind, REAL span) {
+    if (kind == 0) return 1;
+    if (kind == 1) return span * sigmoid_slope(a);
+    if (kind == 2) return sigmoid(a);
+    REAL y = tanh(a);
+    return (REAL)1 - y * y;
+}
 
 KERNEL __launch_bounds__(256) squash_fwd(
-    const REAL* __restrict__ a, REAL* __restrict__ y, int n, int first, int width, int total, int end0, int end1, int end2, int end3,
-    unsigned pattern0, unsigned pattern1, unsigned pattern2, unsigned pattern3, REAL lo0, REAL lo1, REAL lo2, REAL lo3, REAL lo4,
-    REAL lo5, REAL lo6, REAL lo7, REAL span0, REAL span1, REAL span2, REAL span3, REAL span4, REAL span5, REAL span6, REAL span7) {
-    Squash squash = {{lo0, lo1, lo2, lo3, lo4, lo5, lo6, lo7},
-                     {span0, span1, span2, span3, span4, span5, span6, span7},
-                     {end0, end1, end2, end3},
-                     {pattern0, pattern1, pattern2, pattern3}};
+    const REAL* __restrict__ a, const REAL* __restrict__ columns, REAL* __restrict__ y, int n, int width) {
     for (long long i = first_element(); i < n; i += element_stride()) {
-        int row = (int)i / width, c = (int)i % width;
-        long long at = (long long)row * total + first + c;
-        y[at] = squash.value(c, a[at]);
+        int c = (int)(i % width);
+        y[i] = squashed(a[i], (int)columns[c], columns[width + c], columns[2 * width + c]);
     }
 }
 
 KERNEL __launch_bounds__(256) squash_bwd(
-    const REAL* __restrict__ a, const REAL* __restrict__ dy, REAL* __restrict__ da, int add_da, int n, int first, int width,
-    int total, int end0, int end1, int end2, int end3, unsigned pattern0, unsigned pattern1, unsigned pattern2, unsigned pattern3,
-    REAL lo0, REAL lo1, REAL lo2, REAL lo3, REAL lo4, REAL lo5, REAL lo6, REAL lo7, REAL span0, REAL span1, REAL span2, REAL span3,
-    REAL span4, REAL span5, REAL span6, REAL span7) {
-    Squash squash = {{lo0, lo1, lo2, lo3, lo4, lo5, lo6, lo7},
-                     {span0, span1, span2, span3, span4, span5, span6, span7},
-                     {end0, end1, end2, end3},
-                     {pattern0, pattern1, pattern2, pattern3}};
+    const REAL* __restrict__ a, const REAL* __restrict__ columns, const REAL* __restrict__ dy, REAL* __restrict__ da, int add_da,
+    int n, int width) {
     for (long long i = first_element(); i < n; i += element_stride()) {
-        int row = (int)i / width, c = (int)i % width;
-        long long at = (long long)row * total + first + c;
-        put(da, at, dy[at] * squash.slope(c, a[at]), add_da);
+        int c = (int)(i % width);
+        put(da, i, dy[i] * squashed_slope(a[i], (int)columns[c], columns[2 * width + c]), add_da);
     }
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct Gpu {
     /// "NVIDIA H100 80GB HBM3, driver 13.0".
     description: String,
     target: compile::Target,
+    /// What [`Gpu::constant`] has sent, by its bits.
+    constants: Mutex<HashMap<Vec<u64>, Block>>,
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
     functions: Mutex<HashMap<(&'static str, &'static str), launch::Loaded>>,
     /// The clock outside of graphs: always 0.
@@ -291,6 +293,28 @@ impl Gpu {
     /// Calls of the driver belong to the context of the calling thread.
     fn bound(&self) -> std::result::Result<(), DriverError> {
         self.context.bind_to_thread()
+    }
+
+    /// Numbers that never change, as an input of a kernel: sent when they are first asked for, and kept as long as the device is open.
+    /// A step runs once before it is captured, so what it needs is there.
+    pub fn constant(&self, values: impl IntoIterator<Item = f64>) -> Arg {
+        let values: Vec<f64> = values.into_iter().collect();
+        let key: Vec<u64> = values.iter().map(|x| x.to_bits()).collect();
+        let mut constants = self.constants.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(block) = constants.get(&key) {
+            return Arg::In(block.span());
+        }
+        let bytes: Vec<u8> = match self.dtype {
+            DType::F32 => values.iter().flat_map(|&x| (x as f32).to_ne_bytes()).collect(),
+            DType::F64 => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+        };
+        let block = self.store(&bytes);
+        let span = block.span();
+        // What did not arrive must not be found by the next one who asks.
+        if !self.failed() {
+            constants.insert(key, block);
+        }
+        Arg::In(span)
     }
 
     /// Device memory with the given contents that outlives every step.

@@ -36,6 +36,8 @@ pub trait Real:
     fn exp(self) -> Self;
     /// Natural logarithm.
     fn ln(self) -> Self;
+    /// log(1 + x), without loss near 0.
+    fn ln_1p(self) -> Self;
     /// Hyperbolic tangent.
     fn tanh(self) -> Self;
     /// |x|.
@@ -49,6 +51,17 @@ pub trait Real:
     #[inline(always)]
     fn sigmoid(self) -> Self {
         Self::ONE / (Self::ONE + (-self).exp())
+    }
+    /// d σ(x) / d x, without the cancellation of 1 − σ for large x.
+    #[inline(always)]
+    fn sigmoid_slope(self) -> Self {
+        let t = (-self.abs()).exp();
+        t / ((Self::ONE + t) * (Self::ONE + t))
+    }
+    /// log(1 + eˣ).
+    #[inline(always)]
+    fn softplus(self) -> Self {
+        self.larger(Self::ZERO) + (-self.abs()).exp().ln_1p()
     }
     /// The larger of two numbers that are not NaN.
     #[inline(always)]
@@ -93,6 +106,10 @@ macro_rules! real {
             #[inline(always)]
             fn ln(self) -> Self {
                 $t::ln(self)
+            }
+            #[inline(always)]
+            fn ln_1p(self) -> Self {
+                $t::ln_1p(self)
             }
             #[inline(always)]
             fn tanh(self) -> Self {
@@ -175,6 +192,14 @@ mod tests {
         assert!(worst(-1.0, 1.0, exp_f32, f64::exp) < 1.5);
         assert!(worst(-10.0, 10.0, tanh_f32, f64::tanh) < 2.5);
         assert!(worst(-0.7, 0.7, tanh_f32, f64::tanh) < 2.5);
+    }
+
+    #[test]
+    fn single_precision_keeps_the_slope_of_saturated_outputs() {
+        for a in [-30.0f32, -9.0, 0.3, 9.0, 18.0, 30.0] {
+            let exact = (a as f64).sigmoid_slope();
+            assert!((a.sigmoid_slope() as f64 / exact - 1.0).abs() < 1e-6);
+        }
     }
 
     #[test]

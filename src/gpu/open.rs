@@ -98,6 +98,7 @@ impl Gpu {
             dtype,
             math: if dtype == DType::F64 { MathMode::F32 } else { math },
             target,
+            constants: Default::default(),
             modules: Default::default(),
             functions: Default::default(),
             still,

@@ -184,7 +184,7 @@ impl Op for Softplus {
         let mut y = Tensor::empty(cx, x[0].shape());
         on_device!(cx, T => {
             for (y, &x) in y.slice_mut::<T>().iter_mut().zip(x[0].slice::<T>()) {
-                *y = x.larger(T::ZERO) + (-x.abs()).exp().ln_1p();
+                *y = x.softplus();
             }
         }, gpu => {
             let n = y.len();

@@ -12,7 +12,7 @@ use super::{Op, stn::is_live};
 use crate::{
     Device, Tensor, Var,
     device::on_device,
-    gpu::{Arg, Launch, args},
+    gpu::{Arg, Gpu, Launch, args},
     real::Real,
     slot::{Slot, grad},
 };
@@ -279,24 +279,42 @@ struct FixedNormal {
     std: Vec<f64>,
 }
 
-/// The columns that one launch of a kernel treats.
-const TOGETHER: usize = 4;
-
 impl FixedNormal {
-    /// Per launch: the number of all columns, the first and the number of its own, and their means and stds, filled up with ones.
-    fn columns(&self) -> impl Iterator<Item = Vec<Arg>> {
-        self.mean.chunks(TOGETHER).zip(self.std.chunks(TOGETHER)).enumerate().map(|(i, (mean, std))| {
-            let padded =
-                |x: &[f64]| (0..TOGETHER).map(|j| Arg::Real(x.get(j).copied().unwrap_or(1.0))).collect::<Vec<_>>();
-            let counts = [self.mean.len(), TOGETHER * i, mean.len()].map(Arg::from);
-            [&counts[..], &padded(mean), &padded(std)].concat()
-        })
-    }
-
     /// The constant part of the log density.
     fn log_norm(&self) -> f64 {
         self.std.iter().map(|s| -s.ln() - HALF_LOG_TAU).sum()
     }
+}
+
+/// Means, then stds, as a kernel gets them.
+fn columns(gpu: &Gpu, mean: &[f64], std: &[f64]) -> Arg {
+    gpu.constant(mean.iter().chain(std).copied())
+}
+
+/// Samples mean + std·eps of independent normal distributions with one fixed mean and std per column; standard normal noise
+/// eps `[N, D]` → `[N, D]`.
+#[track_caller]
+pub fn normal_sample(mean: &[f64], std: &[f64], eps: &Tensor) -> Tensor {
+    let d = mean.len();
+    assert!(
+        std.len() == d && d > 0 && eps.shape().last() == Some(&d),
+        "normal_sample: eps {:?} for {d} means and {} stds",
+        eps.shape(),
+        std.len()
+    );
+    let mut z = Tensor::empty(eps.device(), eps.shape());
+    on_device!(eps.device(), T => {
+        for (z, eps) in z.slice_mut::<T>().chunks_exact_mut(d).zip(eps.slice::<T>().chunks_exact(d)) {
+            for j in 0..d {
+                z[j] = T::of(mean[j]) + T::of(std[j]) * eps[j];
+            }
+        }
+    }, gpu => {
+        gpu.enter("normal_sample");
+        let n = z.len();
+        gpu.launch("gaussian", "normal_sample", Launch::elements(n), args![eps, columns(gpu, mean, std), z.out(), n, d]);
+    });
+    z
 }
 
 impl Op for FixedNormal {
@@ -317,10 +335,9 @@ impl Op for FixedNormal {
                 *y = T::of(self.log_norm()) - T::of(0.5) * e.map(|e| e * e).sum::<T>();
             }
         }, gpu => {
-            for columns in self.columns() {
-                let args = [args![&x[0], y.out(), n, Arg::Real(self.log_norm())], &columns[..]].concat();
-                gpu.launch("gaussian", "normal_logpdf_fwd", Launch::elements(n), &args);
-            }
+            let columns = columns(gpu, &self.mean, &self.std);
+            let args = args![&x[0], columns, y.out(), n, d, Arg::Real(self.log_norm())];
+            gpu.launch("gaussian", "normal_logpdf_fwd", Launch::elements(n), args);
         });
         vec![y]
     }
@@ -336,11 +353,9 @@ impl Op for FixedNormal {
                 }
             }
         }, gpu => {
-            let ([dz, add], n) = (grad(&mut dx[0]), dy.len());
-            for columns in self.columns() {
-                let args = [args![&x[0], dy, dz, add, n], &columns[..]].concat();
-                gpu.launch("gaussian", "normal_logpdf_bwd", Launch::elements(n), &args);
-            }
+            let ([dz, add], all) = (grad(&mut dx[0]), x[0].len());
+            let args = args![&x[0], columns(gpu, &self.mean, &self.std), dy, dz, add, all, d];
+            gpu.launch("gaussian", "normal_logpdf_bwd", Launch::elements(all), args);
         });
     }
 }

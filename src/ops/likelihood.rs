@@ -7,7 +7,7 @@
 
 use super::Op;
 use super::gaussian::HALF_LOG_TAU;
-use super::squash::{PIXEL_SCALE, sigmoid_slope};
+use super::squash::PIXEL_SCALE;
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
@@ -152,7 +152,7 @@ impl Op for ImageLogDensity {
                         }
                     }
                     for (((d, &dv), &w), &r) in draw.iter_mut().zip(&dv).zip(raw).zip(precision) {
-                        *d += dv * r * span * sigmoid_slope(w);
+                        *d += dv * r * span * w.sigmoid_slope();
                     }
                 });
             }

@@ -184,9 +184,66 @@ impl<'t> Var<'t> {
     }
 }
 
+/// Samples one mixture of `components` Gaussians per group, p as in [`Var::mixture_logpdf`] → `[N, G·d]`.
+///
+/// A group's component is the first whose cumulative weight is above its number of `choice` `[N, G]`, uniform in [0, 1); from that
+/// component z = μ + heat·(Lε), with standard normal noise `eps` `[N, G·d]`. `heat` has a factor for each column of z: 1 samples the
+/// mixture as it is, less a narrower one with the same weights (section 11c).
+#[track_caller]
+pub fn mixture_sample(
+    p: &Tensor,
+    groups: usize,
+    components: usize,
+    choice: &Tensor,
+    eps: &Tensor,
+    heat: &[f64],
+) -> Tensor {
+    let (name, k) = ("mixture_sample", components);
+    let (n, d) = dims(name, eps, p, groups, |d| groups * k * (2 * d + 2));
+    assert!(choice.len() == n * groups, "{name}: choice {:?}; wanted [{n}, {groups}]", choice.shape());
+    assert!(heat.len() == groups * d, "{name}: {} factors of heat for {} columns", heat.len(), groups * d);
+    let mut y = Tensor::empty(p.device(), &[n, groups * d]);
+    on_device!(p.device(), T => {
+        let rows = p.slice::<T>().chunks_exact(groups * k * (2 * d + 2)).zip(choice.slice::<T>().chunks_exact(groups));
+        let samples = y.slice_mut::<T>().chunks_exact_mut(groups * d).zip(eps.slice::<T>().chunks_exact(groups * d));
+        for ((p, choice), (z, eps)) in rows.zip(samples) {
+            let (logits, rest) = p.split_at(groups * k);
+            let [mean, std, cor] = parts(rest, groups * k, d);
+            for g in 0..groups {
+                let at = g * k + chosen(&logits[g * k..][..k], choice[g]);
+                for j in 0..d {
+                    let c = g * d + j;
+                    let coupled = if j == 1 { cor[at] * eps[c - 1] } else { T::ZERO };
+                    z[c] = mean[at * d + j] + T::of(heat[c]) * (std[at * d + j] * eps[c] + coupled);
+                }
+            }
+        }
+    }, gpu => {
+        gpu.enter(name);
+        let (n, heat) = (n * groups, gpu.constant(heat.iter().copied()));
+        let args = args![p, choice, eps, heat, y.out(), n, groups, k, d];
+        gpu.launch("mixture", "mixture_sample", Launch::elements(n), args);
+    });
+    y
+}
+
+/// The first component whose cumulative weight is above `choice`. In double precision on either device, so that both choose the same.
+fn chosen<T: Real>(logits: &[T], choice: T) -> usize {
+    let max = logits.iter().fold(logits[0], |max, &a| max.larger(a));
+    let weights = || logits.iter().map(|&a| (a.f64() - max.f64()).exp());
+    let limit = choice.f64() * weights().sum::<f64>();
+    let mut sum = 0.0;
+    weights()
+        .position(|w| {
+            sum += w;
+            sum > limit
+        })
+        .unwrap_or(logits.len() - 1)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::squash::Squash;
+    use super::{super::squash::Squash, chosen, mixture_sample};
     use crate::{Device, Tape, Tensor, gradcheck::gradcheck, gradcheck::gradcheck_at, rng::Rng, rng::Stream};
 
     #[test]
@@ -245,5 +302,81 @@ mod tests {
             });
             assert!(one.iter().zip(&other).all(|(a, b)| (a - b).abs() < 3e-6 * b.abs().max(10.0)), "{distance}");
         }
+    }
+
+    #[test]
+    fn a_component_is_chosen_by_its_weight() {
+        let logits = [0.0, f64::NEG_INFINITY, 3f64.ln(), -800.0];
+        let at = |choice| chosen(&logits, choice);
+        assert_eq!([0.0, 0.2499, 0.2501, 0.9999, 1.0 - 1e-7].map(at), [0, 0, 2, 2, 2]);
+        assert_eq!(chosen(&[-1e4f32; 4], 0.75), 3);
+    }
+
+    /// By 200,000 samples: how often each component is chosen, and its mean and covariance, which heat multiplies by its factors; each
+    /// within 5 standard errors.
+    #[test]
+    fn samples_have_the_weights_and_moments_of_their_mixture() {
+        let (device, n) = (Device::cpu_f64(), 200_000);
+        let (heat, factor) = ([1.0, 1.0, 0.5, 0.1], [0.1, 0.3, 0.6]);
+        // Far apart, so that a sample tells its component.
+        let means = [[-100.0, 0.0, 1.0, 2.0], [0.0, 3.0, 2.0, 1.0], [100.0, -1.0, 0.0, 5.0]];
+        let (std, cor) = ([0.5, 0.25, 2.0, 1.0], 0.75);
+        let logits = factor.map(f64::ln).to_vec();
+        let row = [logits, means.concat(), std.repeat(3), vec![cor; 3]].concat();
+        let p = Tensor::from_f64(&device, &[n, row.len()], &row.repeat(n));
+        let rng = Rng::new(8, 0);
+        let (choice, eps) =
+            (rng.uniform_tensor(&device, Stream(0), &[n, 1]), rng.normal_tensor(&device, Stream(1), &[n, 4]));
+        let z = mixture_sample(&p, 1, 3, &choice, &eps, &heat).to_f64();
+        for (k, mean) in means.iter().enumerate() {
+            let of: Vec<&[f64]> = z.chunks(4).filter(|z| (z[0] - mean[0]).abs() < 50.0).collect();
+            let (count, wanted) = (of.len() as f64, n as f64 * factor[k]);
+            assert!(
+                (count - wanted).abs() < 5.0 * (wanted * (1.0 - factor[k])).sqrt(),
+                "component {k}: {count} of {wanted}"
+            );
+            let close = |what: &str, of: &dyn Fn(&[f64]) -> f64, wanted: f64, samples: &[&[f64]]| {
+                let found = samples.iter().map(|z| of(z)).sum::<f64>() / count;
+                let var = samples.iter().map(|z| (of(z) - found).powi(2)).sum::<f64>() / count;
+                assert!(
+                    (found - wanted).abs() < 5.0 * (var / count).sqrt(),
+                    "component {k}, {what}: {found}, {wanted}"
+                );
+            };
+            for j in 0..4 {
+                let scale = if j == 1 { cor.hypot(std[1]) } else { std[j] };
+                close("mean", &|z| z[j], mean[j], &of);
+                close("variance", &|z| (z[j] - mean[j]).powi(2), (heat[j] * scale).powi(2), &of);
+            }
+            close("covariance", &|z| (z[0] - mean[0]) * (z[1] - mean[1]), std[0] * cor, &of);
+            close("no covariance", &|z| (z[1] - mean[1]) * (z[2] - mean[2]), 0.0, &of);
+        }
+    }
+
+    /// The mean log density of samples of a mixture is minus its entropy, which is found by integration over a grid.
+    #[test]
+    fn sampling_and_scoring_agree() {
+        let (device, n) = (Device::cpu_f64(), 100_000);
+        let row = [0.2, -0.5, -1.0, 0.5, 1.5, -0.5, 0.6, 0.3, 0.5, 0.9, 0.4, -0.2];
+        let tape = Tape::without_params(&device);
+        let log = |z: Tensor| {
+            let p = Tensor::from_f64(&device, &[z.shape()[0], 12], &row.repeat(z.shape()[0]));
+            tape.constant(z).mixture_logpdf(tape.constant(p), 1, 2, None).value().to_f64()
+        };
+        let (side, step) = (600, 0.02);
+        let grid: Vec<f64> =
+            (0..side * side).flat_map(|i| [i / side, i % side].map(|i| (i as f64 - 300.0) * step)).collect();
+        let logs = log(Tensor::from_f64(&device, &[side * side, 2], &grid));
+        let mass: f64 = logs.iter().map(|l| l.exp() * step * step).sum();
+        let entropy: f64 = logs.iter().map(|l| -l * l.exp() * step * step).sum();
+        assert!((mass - 1.0).abs() < 1e-6, "{mass}");
+        let rng = Rng::new(9, 0);
+        let p = Tensor::from_f64(&device, &[n, 12], &row.repeat(n));
+        let (choice, eps) =
+            (rng.uniform_tensor(&device, Stream(0), &[n, 1]), rng.normal_tensor(&device, Stream(1), &[n, 2]));
+        let logs = log(mixture_sample(&p, 1, 2, &choice, &eps, &[1.0; 2]));
+        let mean = logs.iter().sum::<f64>() / n as f64;
+        let error = (logs.iter().map(|l| (l - mean).powi(2)).sum::<f64>() / n as f64 / n as f64).sqrt();
+        assert!((mean + entropy).abs() < 4.0 * error, "{mean} ± {error}, entropy {entropy}");
     }
 }

@@ -1,11 +1,11 @@
 //! The constraints that turn raw network outputs into parameters of distributions and of the renderer: each column is either left
-//! as it is or squashed into its own range by `lo + (hi − lo)·σ(a)`.
+//! as it is or squashed into its own range, by `lo + (hi − lo)·σ(a)`, `lo + log(1 + eᵃ)` or `tanh a`.
 
 use super::Op;
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
-    gpu::{Arg, Launch, args},
+    gpu::{Arg, Gpu, Launch, args},
     real::Real,
     slot::{Slot, grad},
 };
@@ -18,8 +18,12 @@ pub enum Range {
     Free,
     /// Between two bounds: `lo + (hi − lo)·σ(a)`.
     Within(f64, f64),
+    /// Above a bound: `lo + log(1 + eᵃ)`.
+    Above(f64),
+    /// Between −1 and 1: `tanh a`.
+    Tanh,
 }
-use Range::{Free, Within};
+use Range::{Above, Free, Tanh, Within};
 
 /// Mean of a layout: shift x, shift y, scale, rotation.
 const LAYOUT_MEAN: [(usize, Range); 3] =
@@ -89,98 +93,43 @@ impl Squash {
         self.0.len()
     }
 
-    /// Per column (f, lo, span) with y = f·a + lo + span·σ(a): without a branch, so that the loop over columns vectorises.
+    /// Per column (f, lo, span) with y = f·a + lo + span·σ(a): without a branch, so that the loop over columns vectorises. What the
+    /// columns of [`Squash::curved`] have besides is added to it.
     fn coefficients<T: Real>(&self) -> Vec<(T, T, T)> {
         let coefficients = |range: &Range| match *range {
             Free => (T::ONE, T::ZERO, T::ZERO),
             Within(lo, hi) => (T::ZERO, T::of(lo), T::of(hi - lo)),
+            Above(lo) => (T::ZERO, T::of(lo), T::ZERO),
+            Tanh => (T::ZERO, T::ZERO, T::ZERO),
         };
         self.0.iter().map(coefficients).collect()
     }
 
-    /// The arguments of the kernel launches for tensors with `rows` rows, each with its number of elements. All ranges of the model
-    /// fit into one launch.
-    fn launches(&self, rows: usize) -> Vec<(usize, Vec<Arg>)> {
-        let (total, mut at, mut all) = (self.columns(), 0, vec![]);
-        while at < total {
-            let part = Segments::at_the_start_of(&self.0[at..]);
-            let width = part.ends[SEGMENTS - 1];
-            let mut args = [rows * width, at, width, total].map(Arg::from).to_vec();
-            args.extend(part.ends.map(Arg::from));
-            args.extend(part.patterns.map(Arg::Word));
-            args.extend((0..RANGES).map(|i| Arg::Real(part.bounds.get(i).map_or(0.0, |b| b.0))));
-            args.extend((0..RANGES).map(|i| Arg::Real(part.bounds.get(i).map_or(0.0, |b| b.1 - b.0))));
-            all.push((rows * width, args));
-            at += width;
-        }
-        all
+    /// The columns with another function than σ, and whether it is tanh or log(1 + eᵃ).
+    fn curved(&self) -> Vec<(usize, bool)> {
+        let curved = |(c, range): (usize, &Range)| match range {
+            Free | Within(..) => None,
+            Above(_) => Some((c, false)),
+            Tanh => Some((c, true)),
+        };
+        self.0.iter().enumerate().filter_map(curved).collect()
+    }
+
+    /// What a kernel knows of the columns: the function of each, then every `lo`, then every span.
+    fn constant(&self, gpu: &Gpu) -> Arg {
+        let table = self.0.iter().map(|range| match *range {
+            Free => [0.0, 0.0, 0.0],
+            Within(lo, hi) => [1.0, lo, hi - lo],
+            Above(lo) => [2.0, lo, 0.0],
+            Tanh => [3.0, 0.0, 0.0],
+        });
+        gpu.constant((0..3).flat_map(|k| table.clone().map(move |row| row[k])))
     }
 
     /// Rows per parallel task.
     fn together(&self) -> usize {
         (cpu::BLOCK / self.columns()).max(1)
     }
-}
-
-/// The ranges of neighbouring columns in the few numbers that a kernel takes by value, for there is no sending to a GPU while a step
-/// is captured. A segment repeats a pattern of at most [`PERIOD`] columns and ends before column `end`; a pattern is a word of 4-bit
-/// digits, the lowest its period and the others the ranges of its columns: [`FREE`] or a place among `bounds`.
-struct Segments {
-    ends: [usize; SEGMENTS],
-    patterns: [u32; SEGMENTS],
-    bounds: Vec<(f64, f64)>,
-}
-
-const SEGMENTS: usize = 4;
-const PERIOD: usize = 4;
-const RANGES: usize = 8;
-const FREE: u32 = 15;
-
-impl Segments {
-    /// As many columns from the first on as one launch can treat. Segments that are not needed are empty.
-    fn at_the_start_of(columns: &[Range]) -> Self {
-        let mut part = Segments { ends: [0; SEGMENTS], patterns: [1; SEGMENTS], bounds: vec![] };
-        let mut at = 0;
-        for segment in 0..SEGMENTS {
-            let rest = &columns[at..];
-            let repeats = |period| (0..rest.len()).take_while(|&i| i < period || rest[i] == rest[i % period]).count();
-            // The last of the largest, so the shortest period.
-            let period = (1..=PERIOD).rev().max_by_key(|&period| repeats(period)).unwrap_or(1);
-            if let Some(pattern) = part.pattern(&rest[..period.min(rest.len())]) {
-                part.patterns[segment] = pattern;
-                at += repeats(period);
-            }
-            part.ends[segment] = at;
-        }
-        part
-    }
-
-    /// The word of a pattern, or `None` where its bounds are too many.
-    fn pattern(&mut self, columns: &[Range]) -> Option<u32> {
-        let mut bounds = self.bounds.clone();
-        let mut digit = |range: &Range| match *range {
-            Free => FREE,
-            Within(lo, hi) => bounds.iter().position(|&b| b == (lo, hi)).unwrap_or_else(|| {
-                bounds.push((lo, hi));
-                bounds.len() - 1
-            }) as u32,
-        };
-        let mut word = columns.len() as u32;
-        for (i, range) in columns.iter().enumerate() {
-            word |= digit(range) << (4 * (i + 1));
-        }
-        (bounds.len() <= RANGES).then(|| {
-            self.bounds = bounds;
-            word.max(1)
-        })
-    }
-}
-
-/// d σ(a) / d a, without the cancellation of 1 − σ for large a.
-#[inline(always)]
-pub(super) fn sigmoid_slope<T: Real>(a: T) -> T {
-    let t = (-a.abs()).exp();
-    t / ((T::ONE + t) * (T::ONE + t))
 }
 
 impl<'t> Var<'t> {
@@ -203,7 +152,7 @@ impl Op for Squash {
         assert!(last.is_multiple_of(columns), "squash: raw {shape:?} for {columns} columns; wanted [N, {columns}]");
         let mut y = Tensor::empty(cx, shape);
         on_device!(cx, T => {
-            let (raw, coefficients) = (x[0].slice::<T>(), self.coefficients::<T>());
+            let (raw, coefficients, curved) = (x[0].slice::<T>(), self.coefficients::<T>(), self.curved());
             // A probability close to 1 has few digits left in 1 − p, so a single column is rounded only once.
             if let [Within(lo, hi)] = self.0[..] {
                 for (y, a) in y.slice_mut::<T>().iter_mut().zip(raw) {
@@ -216,6 +165,9 @@ impl Op for Squash {
                 for ((y, &a), &(f, lo, span)) in y.iter_mut().zip(raw).zip(&coefficients) {
                     *y = f * a + (lo + span * a.sigmoid());
                 }
+                for &(c, tanh) in &curved {
+                    y[c] += if tanh { Real::tanh(raw[c]) } else { raw[c].softplus() };
+                }
             });
         }, gpu => {
             if let [Within(lo, hi)] = self.0[..] {
@@ -223,10 +175,9 @@ impl Op for Squash {
                 gpu.launch("squash", "squash_one_fwd", Launch::elements(n), args![&x[0], y.out(), n, lo, span]);
                 return vec![y];
             }
-            for (n, columns) in self.launches(y.len() / columns) {
-                let args = [args![&x[0], y.out()], &columns[..]].concat();
-                gpu.launch("squash", "squash_fwd", Launch::elements(n), &args);
-            }
+            let n = y.len();
+            let args = args![&x[0], self.constant(gpu), y.out(), n, columns];
+            gpu.launch("squash", "squash_fwd", Launch::elements(n), args);
         });
         vec![y]
     }
@@ -235,19 +186,22 @@ impl Op for Squash {
         let Some(slot) = &mut dx[0] else { return };
         let columns = self.columns();
         on_device!(cx, T => {
-            let (raw, dy, coefficients) = (x[0].slice::<T>(), dy.slice::<T>(), self.coefficients::<T>());
+            let (raw, dy) = (x[0].slice::<T>(), dy.slice::<T>());
+            let (coefficients, curved) = (self.coefficients::<T>(), self.curved());
             cpu::each_row(slot.add::<T>(), columns, self.together(), #[inline(always)] |i, dx| {
                 let (raw, dy) = (&raw[columns * i..][..columns], &dy[columns * i..][..columns]);
                 for (((dx, &a), &dy), &(f, _, span)) in dx.iter_mut().zip(raw).zip(dy).zip(&coefficients) {
-                    *dx += dy * (f + span * sigmoid_slope(a));
+                    *dx += dy * (f + span * a.sigmoid_slope());
+                }
+                for &(c, tanh) in &curved {
+                    let y = Real::tanh(raw[c]);
+                    dx[c] += dy[c] * if tanh { T::ONE - y * y } else { raw[c].sigmoid() };
                 }
             });
         }, gpu => {
-            let [da, add] = grad(&mut dx[0]);
-            for (n, columns) in self.launches(dy.len() / columns) {
-                let args = [args![&x[0], dy, da, add], &columns[..]].concat();
-                gpu.launch("squash", "squash_bwd", Launch::elements(n), &args);
-            }
+            let ([da, add], n) = (grad(&mut dx[0]), dy.len());
+            let args = args![&x[0], self.constant(gpu), dy, da, add, n, columns];
+            gpu.launch("squash", "squash_bwd", Launch::elements(n), args);
         });
     }
 }
@@ -264,6 +218,9 @@ mod tests {
             assert!(error < 1e-6, "{error}");
         }
         assert!(gradcheck(&[&[4, 5]], |_, x| x[0].squash(&Squash::pixel_scale())) < 1e-6);
+        let all = Squash::new(&[(1, Free), (2, Above(1e-6)), (1, Within(-2.0, 3.0)), (2, Tanh), (1, Above(0.0))]);
+        assert!(gradcheck(&[&[4, 7]], |_, x| x[0].squash(&all)) < 1e-6);
+        assert!(gradcheck(&[&[4, 5]], |_, x| x[0].squash(&Squash::new(&[(1, Tanh)]))) < 1e-6);
     }
 
     #[test]
@@ -280,41 +237,16 @@ mod tests {
             close(squashed(0.0), [0.0, 0.0, 0.0, 0.625, 0.0, 0.5, 0.5, 0.5, 0.5, 0.0]);
             close(squashed(80.0), [80.0, 0.8, 0.8, 1.0, FRAC_PI_4, 1.0, 1.0, 1.0, 1.0, 1.0]);
             close(squashed(-80.0), [-80.0, -0.8, -0.8, 0.25, -FRAC_PI_4, 1e-9, 1e-9, 1e-9, 1e-9, -1.0]);
-        }
-    }
-
-    #[test]
-    fn segments_stand_for_the_ranges_of_all_columns() {
-        let odd: Vec<_> = (0..23).map(|i| (1 + i % 3, Within(0.0, 1.0 + (i * i % 17) as f64))).collect();
-        let models = [Squash::layout(), Squash::stroke(5), Squash::layout_prior(40), Squash::stroke_prior(5, 40)];
-        for (i, ranges) in models.into_iter().chain([Squash::new(&odd), Squash::new(&[(3, Free)])]).enumerate() {
-            let (mut at, mut parts) = (0, 0);
-            while at < ranges.columns() {
-                let part = Segments::at_the_start_of(&ranges.0[at..]);
-                let mut start = 0;
-                for (&end, &pattern) in part.ends.iter().zip(&part.patterns) {
-                    for c in start..end {
-                        let place = (c - start) as u32 % (pattern & 15);
-                        let found = match pattern >> (4 * (place + 1)) & 15 {
-                            FREE => Free,
-                            digit => Within(part.bounds[digit as usize].0, part.bounds[digit as usize].1),
-                        };
-                        assert_eq!(found, ranges.0[at + c], "ranges {i}, column {}", at + c);
-                    }
-                    start = end;
-                }
-                assert!(start > 0);
-                (at, parts) = (at + start, parts + 1);
-            }
-            assert!(parts == 1 || i == 4, "ranges {i} take {parts} launches");
-        }
-    }
-
-    #[test]
-    fn single_precision_keeps_the_slope_of_saturated_outputs() {
-        for a in [-30.0f32, -9.0, 0.3, 9.0, 18.0, 30.0] {
-            let exact = sigmoid_slope(a as f64);
-            assert!((sigmoid_slope(a) as f64 / exact - 1.0).abs() < 1e-6);
+            let curved = |a: f64| {
+                let raw = tape.constant(Tensor::full(&device, &[1, 2], a));
+                raw.squash(&Squash::new(&[(1, Above(0.5)), (1, Tanh)])).value().to_f64()
+            };
+            let close = |found: Vec<f64>, wanted: [f64; 2]| {
+                assert!(found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?} {wanted:?}");
+            };
+            close(curved(0.0), [0.5 + std::f64::consts::LN_2, 0.0]);
+            close(curved(80.0), [80.5, 1.0]);
+            close(curved(-80.0), [0.5, -1.0]);
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::{Case, mask, normal, uniform};
 use dood::{
     Tensor,
-    ops::{Range, Squash, combine, concat, nvil, sample_onoff, stack},
+    ops::{Range, Squash, combine, concat, mixture_sample, normal_sample, nvil, sample_onoff, stack},
 };
 
 pub fn cases() -> Vec<Case> {
@@ -83,6 +83,10 @@ fn squash() -> Vec<Case> {
         ("pixel scale", Squash::pixel_scale()),
         ("free", Squash::new(&[(3, Range::Free)])),
         ("odd ranges", Squash::new(&odd)),
+        (
+            "every range",
+            Squash::new(&[(2, Range::Above(1e-6)), (1, Range::Free), (3, Range::Tanh), (1, Range::Within(-2.0, 3.0))]),
+        ),
     ];
     let case = |(name, ranges): (&str, Squash)| {
         let shape = [7, ranges.columns()];
@@ -149,7 +153,14 @@ fn gaussians() -> Vec<Case> {
     );
     for d in [1, 4, 9] {
         let (mean, std) = (normal(1, &[d], 0.0, 1.0), uniform(2, &[d], 0.2, 2.0));
-        all.push(Case::new(format!("normal_logpdf {d}"), &[&[70, d]], move |_, x, _| x[0].normal_logpdf(&mean, &std)));
+        let (mean2, std2) = (mean.clone(), std.clone());
+        all.extend([
+            Case::new(format!("normal_logpdf {d}"), &[&[70, d]], move |_, x, _| x[0].normal_logpdf(&mean, &std)),
+            Case::new(format!("normal_sample {d}"), &[], move |tape, _, c| {
+                tape.constant(normal_sample(&mean2, &std2, &c[0]))
+            })
+            .with_constant(&[70, d], normal(9, &[70, d], 0.0, 1.0)),
+        ]);
     }
     all
 }
@@ -169,6 +180,17 @@ fn mixtures() -> Vec<Case> {
                 .with_input(1, parameters(n, groups * k, d, 1)),
             );
         }
+    }
+    for (n, groups, k, d) in [(1, 1, 1, 2), (20, 1, 40, 4), (100, 5, 40, 2), (7, 2, 3, 3)] {
+        let (z, p, heat) = ([n, groups * d], [n, groups * k * (2 * d + 2)], uniform(10, &[groups * d], 0.1, 1.0));
+        all.push(
+            Case::new(format!("mixture_sample {n}x{groups}x{k}x{d}"), &[], move |tape, _, c| {
+                tape.constant(mixture_sample(&c[0], groups, k, &c[1], &c[2], &heat))
+            })
+            .with_constant(&p, parameters(n, groups * k, d, 1))
+            .with_constant(&[n, groups], uniform(11, &[n, groups], 0.0, 1.0))
+            .with_constant(&z, normal(9, &z, 0.0, 1.0)),
+        );
     }
     let (z, p) = ([6, 10], [6, 5 * 12 * 6]);
     all.extend([
