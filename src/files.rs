@@ -50,7 +50,7 @@ pub(crate) fn remove_abandoned(folder: &Path, ours: impl Fn(&str) -> bool) -> Re
     Ok(())
 }
 
-/// The names of all files in `folder`, as far as they are UTF-8; folders and the like are left out.
+/// The names of all files in `folder`, as far as they are UTF-8; folders and the like are left out. None if there is no such folder.
 pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
     let list = || -> std::io::Result<Vec<String>> {
         let mut names = vec![];
@@ -64,7 +64,7 @@ pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
         Ok(names)
     };
     match list() {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(vec![]),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(vec![]),
         names => names.map_err(|e| Error::io("list the folder", folder, e)),
     }
 }

@@ -58,7 +58,7 @@
 //! engine   device tensor slot op profile params tape
 //! parts    ops gradcheck optim nn
 //! paper    model
-//! work     data checkpoint figures metrics reconstruct train
+//! work     data checkpoint figures metrics measure reconstruct train
 //! ```
 //!
 //! # Errors

@@ -2,14 +2,13 @@
 //! what it draws and how many strokes that takes.
 
 use crate::{
-    Observer, Params, Result, Tape, Tensor,
+    Device, Observer, Params, Result, Tape, Tensor,
     data::Images,
     model::{
         Model,
         recognition::{Dropout, Noise, Pass, Step},
     },
     rng::Rng,
-    train::pixels,
 };
 use serde::Serialize;
 use std::ops::Range;
@@ -162,6 +161,16 @@ pub fn measure(
         (0..drawn.count()).for_each(|i| drawn.tally(i, &mut tallies[drawn.first + i]));
     })?;
     Ok(tallies.iter().map(Tally::score).collect())
+}
+
+/// Images as the model takes them: `[count, H, W]` with ink in [0, 1].
+pub fn pixels(images: &Images, which: impl IntoIterator<Item = usize>, device: &Device) -> Tensor {
+    let mut values = vec![];
+    for i in which {
+        values.extend(images.image(i).iter().map(|&v| f32::from(v) / 255.0));
+    }
+    let side = images.side;
+    Tensor::from_f32(device, &[values.len() / (side * side), side, side], &values)
 }
 
 /// `count` images from everywhere in a set of `all`, as sets are often sorted by class; all of them if there are no more.

@@ -10,6 +10,7 @@ mod memory;
 mod options;
 mod run;
 
+pub use crate::measure::pixels;
 pub use options::{Options, Overrides, Plan, Resume};
 pub use run::{Ended, run};
 
@@ -479,16 +480,6 @@ fn digest(settings: &Settings, images: &Images) -> String {
         return String::new();
     }
     Sha256::digest(&images.pixels).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Images as the model takes them: `[count, H, W]` with ink in [0, 1].
-pub fn pixels(images: &Images, which: impl IntoIterator<Item = usize>, device: &Device) -> Tensor {
-    let mut values = vec![];
-    for i in which {
-        values.extend(images.image(i).iter().map(|&v| f32::from(v) / 255.0));
-    }
-    let side = images.side;
-    Tensor::from_f32(device, &[values.len() / (side * side), side, side], &values)
 }
 
 /// Euclidean norm, summed in an order that does not depend on the number of threads.

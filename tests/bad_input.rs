@@ -5,7 +5,10 @@
 
 mod common;
 
-use common::programs::{Running, idx, names, program, refused, rows, run, succeeds, until};
+use common::{
+    programs::{Running, idx, names, program, refused, rows, run, succeeds, until},
+    skipped,
+};
 use std::{
     fs,
     io::Read,
@@ -187,7 +190,7 @@ impl Drop for SmallDisk {
 fn a_full_disk_ends_a_run_with_a_sentence_and_no_half_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(folder.path().join("disk")) else {
-        println!("skipped: a small file system cannot be mounted here (that needs root)");
+        skipped("a small file system cannot be mounted here (that needs root)");
         return;
     };
     let source = idx(folder.path());

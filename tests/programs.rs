@@ -6,12 +6,15 @@ mod common;
 #[path = "../examples/common/screen.rs"]
 mod screen;
 
-use common::programs::{Running, names, program, refused, rows, succeeds, until};
+use common::{
+    programs::{Running, names, program, refused, rows, succeeds, until},
+    skipped,
+};
 use dood::{Observer, files::quoted, observer::Unit};
 use std::{
     ffi::{OsStr, OsString},
     fs::{self, File, OpenOptions},
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Read},
     os::unix::{ffi::OsStrExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -118,10 +121,6 @@ fn listens(running: &Running, signal: i32) {
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
         (u64::from_str_radix(caught.trim(), 16).unwrap() >> (signal - 1) & 1 == 1).then_some(())
     });
-}
-
-fn skipped(why: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
 // ---- Reporting never ends the work --------------------------------------------------------------------------------
@@ -258,7 +257,8 @@ fn the_arithmetic_of_reports_holds_for_all_numbers() {
         (1.4, "1 s"),
         (89.0, "89 s"),
         (125.0, "2 min"),
-        (7_000.0, "117 min"),
+        (3_500.0, "58 min"),
+        (7_000.0, "2 h"),
         (7_300.0, "2 h"),
         (200_000.0, "2 days"),
         (1e9, "32 years"),

@@ -205,8 +205,10 @@ fn the_newest_checkpoint_loads_after_a_kill_at_any_moment() {
     let folder = tempfile::tempdir().unwrap();
     let expected = trainer().params().slab().to_f32();
     let newest = || checkpoint::latest(folder.path()).unwrap();
-    let mut abandoned = 0;
-    for round in 0..25u64 {
+    let (mut abandoned, mut round) = (0, 0);
+    // On a busy machine a kill may miss every write for a while.
+    while round < 25 || abandoned == 0 && round < 500 {
+        round += 1;
         let before = newest();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["child_that_writes_checkpoints", "--exact"])
@@ -227,7 +229,7 @@ fn the_newest_checkpoint_loads_after_a_kill_at_any_moment() {
         assert_eq!(resumed(&newest().unwrap()).params().slab().to_f32(), expected);
     }
     let steps = checkpoint::steps(folder.path()).unwrap();
-    println!("killed 25 times: newest checkpoint {:?}, {abandoned} writes interrupted", steps.last());
+    println!("killed {round} times: newest checkpoint {:?}, {abandoned} writes interrupted", steps.last());
     assert!(abandoned > 0, "no kill hit a write: this test has shown nothing");
     assert!(steps.len() <= 4, "{steps:?}");
     checkpoint::prune(folder.path(), 3).unwrap();

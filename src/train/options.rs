@@ -116,13 +116,6 @@ impl Plan {
                 Plan::resumed(options, newest, folder)
             }
             Resume::From(path) => {
-                let beside = || {
-                    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-                    checkpoint::step_of_path(path).map(|_| folder.unwrap_or(Path::new(".")).to_owned())
-                };
-                let folder = options.out.clone().or_else(beside).ok_or_else(|| {
-                    Error::Usage(format!("{} is not in the folder of a run: name a folder with --out", path.display()))
-                })?;
                 if path.is_dir() {
                     let advice = format!("--resume --out {}", quoted(path));
                     return Err(Error::Usage(format!(
@@ -130,6 +123,13 @@ impl Plan {
                         path.display()
                     )));
                 }
+                let beside = || {
+                    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                    checkpoint::step_of_path(path).map(|_| folder.unwrap_or(Path::new(".")).to_owned())
+                };
+                let folder = options.out.clone().or_else(beside).ok_or_else(|| {
+                    Error::Usage(format!("{} is not in the folder of a run: name a folder with --out", path.display()))
+                })?;
                 Plan::resumed(options, path.clone(), folder)
             }
         }

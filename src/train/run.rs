@@ -11,13 +11,12 @@ use crate::{
     data::{self, Images},
     figures::{Panel, plot_svg},
     files,
-    measure::{Measured, Score, measure, spread},
+    measure::{Measured, Score, measure, pixels, spread},
     metrics::{EventFile, Metrics, MetricsFile},
     model::{Config, Model, Start},
     observer::{Silent, Unit},
     reconstruct::{self, Reconstruction, reconstruct},
     rng::Rng,
-    train::pixels,
 };
 use std::{
     collections::HashSet,
