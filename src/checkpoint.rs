@@ -330,11 +330,10 @@ impl<'a> Checkpoint<'a> {
                 types[0].rsplit(' ').next().unwrap_or_default()
             ));
         }
+        let names = self.entries.offset_keys();
         let first = missing.first()?;
-        let prefix =
-            self.entries.offset_keys().into_iter().find_map(|name| name.strip_suffix(first).map(str::to_owned))?;
-        let all = missing.iter().all(|name| self.entries.info(&format!("{prefix}{name}")).is_some());
-        (all && !prefix.is_empty()).then(|| {
+        let prefix = names.iter().find_map(|name| name.strip_suffix(first).filter(|prefix| !prefix.is_empty()))?;
+        names.iter().all(|name| name.starts_with(prefix)).then(|| {
             format!(
                 "all its names begin with {prefix:?}, as a wrapper (DataParallel, torch.compile, Lightning) puts it there: write it again \
                  without, from the state of the model inside"
