@@ -472,7 +472,7 @@ fn networks(draw: &Draw) -> Vec<Case> {
             flops: (2.0 * rows * (3 * 256 * (inputs + 256)) as f64, 2.0),
             inputs: vec![draw.normal(1, &[n, 256]), draw.normal(2, &[n, inputs])],
             params: builder.build(draw.device),
-            run: Box::new(move |_, x| gru.forward(x[0], &[x[1]])),
+            run: Box::new(move |_, x| gru.forward(x[0], x[1])),
         });
     }
     let mlps = [

@@ -1,6 +1,7 @@
 //! A whole training step at the paper's sizes (or those of `--preset quick`), Adam included: images/s, GFLOP/s, memory.
 //!
-//! `cargo bench --bench step -- [--batch 64] [--steps 5] [--preset paper|quick] [--placement warp|points] [--all-strokes] [--threads N]
+//! `cargo bench --bench step -- [--batch 64] [--steps 5] [--preset paper|quick] [--model dood|sp|eg|dr|air|dair]
+//! [--placement warp|points] [--all-strokes] [--threads N]
 //! [--device cpu|cuda|auto] [--math f32|tf32|bf16] [--captured] [--json]`
 //!
 //! `--all-strokes` makes nearly every image draw all six strokes, so that little can be skipped. `--captured` replays the step as a CUDA
@@ -12,6 +13,7 @@ mod common;
 use dood::{
     Device,
     data::{Images, Source},
+    model::Variant,
     ops::Placement,
     profile,
     rng::{Rng, Stream},
@@ -47,7 +49,8 @@ fn run() -> dood::Result<()> {
 
     let preset = if arguments.value("--preset") == Some("quick") { Preset::Quick } else { Preset::Paper };
 
-    let config = preset.config(placement);
+    let variant: Variant = arguments.value("--model").unwrap_or("dood").parse()?;
+    let config = preset.config(placement).with_variant(variant);
     let images = images(batch, config.image);
     let settings = Settings { batch, seed: 1, eager: all_strokes, faint: false, ..preset.settings(&Source::Synthetic) };
     let mut trainer = Trainer::new(&config, settings, images, &device)?;
@@ -65,12 +68,12 @@ fn run() -> dood::Result<()> {
     milliseconds.sort_by(f64::total_cmp);
     let (median, fastest) = (milliseconds[milliseconds.len() / 2], milliseconds[0]);
     let images_per_second = 1e3 * batch as f64 / median;
-    // Section 15.2: 2.975 GFLOP per image of the published size, where nothing is shared or skipped.
-    let gflops = (preset == Preset::Paper).then_some(2.975 * images_per_second);
+    // Section 15.2: 2.975 GFLOP per image of the published model and size, where nothing is shared or skipped.
+    let gflops = (preset == Preset::Paper && variant == Variant::Dood).then_some(2.975 * images_per_second);
     let placement = format!("{placement:?}").to_lowercase();
     let mode = if captured { "captured" } else { "eager" };
     println!(
-        "training step on {device}, {mode}, {preset}, {placement}, batch {batch}, {} threads, {strokes:.2} strokes per image: \
+        "training step of {variant} on {device}, {mode}, {preset}, {placement}, batch {batch}, {} threads, {strokes:.2} strokes per image: \
          {median:.2} ms (fastest {fastest:.2}), {images_per_second:.1} images/s, {}{}",
         rayon::current_num_threads(),
         gflops.map_or(String::new(), |g| format!("{g:.0} nominal GFLOP/s, ")),
@@ -88,7 +91,7 @@ fn run() -> dood::Result<()> {
     }
     if arguments.flag("--json") {
         let figures = serde_json::json!({
-            "bench": "step", "program": "dood", "device": device.to_string(), "mode": mode, "preset": preset.to_string(), "placement": placement, "batch": batch,
+            "bench": "step", "program": "dood", "device": device.to_string(), "mode": mode, "model": variant.to_string(), "preset": preset.to_string(), "placement": placement, "batch": batch,
             "math": arguments.value("--math").unwrap_or("f32"), "strokes": strokes, "ms": median, "fastest_ms": fastest,
             "images_per_second": images_per_second, "gflops": gflops, "step_memory": device.step_memory(),
             "nodes": graph.map(|g| g.nodes), "longest_chain": graph.map(|g| g.longest_chain), "bytes": graph.map(|g| g.bytes),

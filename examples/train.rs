@@ -9,6 +9,7 @@ use dood::{
     data::Source,
     files::quoted,
     measure::Measured,
+    model::Variant,
     ops::Placement,
     train::{Ended, Options, Plan, Preset, Resume},
 };
@@ -48,6 +49,9 @@ struct Arguments {
     /// Model size and settings: quick (minutes) or paper (as published) [default: quick]
     #[arg(long, value_parser = word::<Preset>)]
     preset: Option<Preset>,
+    /// Which model of the paper: dood, sp (fixed prior), eg (no guidance), dr (no renderer), air or dair [default: dood]
+    #[arg(long)]
+    model: Option<Variant>,
     /// How strokes get onto the canvas: warp (drawn in a window, then warped) or points (control points are moved) [default: warp]
     #[arg(long, value_parser = word::<Placement>)]
     placement: Option<Placement>,
@@ -66,7 +70,7 @@ struct Arguments {
     /// Learning rate of the decision to stop (the paper's text says 0.001, its code used that of the model)
     #[arg(long, value_name = "RATE")]
     onoff_rate: Option<f64>,
-    /// Folder for everything the run writes [default: runs/DATA-PRESET-PLACEMENT]
+    /// Folder for everything the run writes [default: runs/DATA-PRESET-PLACEMENT, with another model than dood runs/DATA-PRESET-MODEL-PLACEMENT]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// Go on from the newest checkpoint in the folder, or from this one
@@ -101,6 +105,7 @@ fn train(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         fit: arguments.reading.fit,
         invert: arguments.reading.invert,
         preset: arguments.preset,
+        model: arguments.model,
         placement: arguments.placement,
         steps: arguments.steps,
         batch: arguments.batch.map(|batch| batch as usize),

@@ -42,7 +42,7 @@
 //! 4. [`Params`] (`params.rs`): all parameters in one block of memory, addressed by [`ParamId`]; [`Grads`] is laid out alike.
 //! 5. [`optim`]: Adam over that block. [`rng`]: random numbers that depend on their key and place only.
 //! 6. [`nn`]: linear layers, MLPs, a GRU and a CNN, as parameter ids and a forward function.
-//! 7. [`model`]: the paper. [`model::Config`] has all sizes, [`model::recognition`] draws an image stroke by stroke,
+//! 7. [`model`]: the paper. [`model::Config`] has all sizes, [`model::Model::recognise`] draws an image stroke by stroke,
 //!    [`model::objective`] is what training minimises.
 //! 8. [`data`]: where images come from.
 //! 9. [`train`]: one update after the other, and around it [`checkpoint`], [`metrics`], [`figures`]; [`reconstruct`](mod@reconstruct)

@@ -4,10 +4,7 @@
 use crate::{
     Device, Observer, Params, Result, Tape, Tensor,
     data::Images,
-    model::{
-        Model,
-        recognition::{Dropout, Noise, Pass, Step},
-    },
+    model::{Dropout, Model, Noise, Pass, Step},
     rng::Rng,
 };
 use serde::Serialize;
@@ -132,7 +129,7 @@ pub(crate) fn draw(
             let (mut log_weight, mut strokes) = (log_likelihood.clone(), vec![0.0; rows]);
             for step in &steps {
                 log_weight.iter_mut().zip(step.kl().value().to_f64()).for_each(|(weight, kl)| *weight -= kl);
-                strokes.iter_mut().zip(step.onoff.value().to_f64()).for_each(|(sum, on)| *sum += on);
+                strokes.iter_mut().zip(step.after.z.onoff.value().to_f64()).for_each(|(sum, on)| *sum += on);
             }
             params.device().check()?;
             visit(&Drawn { images: images.clone(), first, particles, steps, log_likelihood, log_weight, strokes });

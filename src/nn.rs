@@ -2,7 +2,7 @@
 
 use crate::{
     ParamId, ParamsBuilder, Tensor, Var,
-    ops::{Activation, Keep, concat, dropout_linear},
+    ops::{Activation, Keep, dropout_linear},
     rng::{Rng, Stream},
 };
 
@@ -134,10 +134,10 @@ impl Gru {
         })
     }
 
-    /// State `[N, hidden]` and input parts `[N, …]`, joined in order → the next state `[N, hidden]`.
+    /// State `[N, hidden]` and input `[N, …]` → the next state `[N, hidden]`.
     #[track_caller]
-    pub fn forward<'t>(&self, state: Var<'t>, inputs: &[Var<'t>]) -> Var<'t> {
-        let from_input = self.input.forward(concat(inputs), Activation::None);
+    pub fn forward<'t>(&self, state: Var<'t>, input: Var<'t>) -> Var<'t> {
+        let from_input = self.input.forward(input, Activation::None);
         state.gru_cell(from_input, self.state.forward(state, Activation::None))
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     Observer, Params, Result, Tensor,
     figures::{Drawing, Grid, Kind, Stroke, Tile, Window, strokes_svg},
     measure::{self, Drawn, Score, Tally},
-    model::{Model, recognition::Step},
+    model::{Model, Step},
     ops::Placement,
     rng::Rng,
 };
@@ -83,16 +83,20 @@ fn extract(
     log_likelihood: f64,
 ) -> Reconstruction {
     let of = |value: Tensor| value.rows(row, 1).to_f32();
-    let drawn = steps.iter().filter(|step| of(step.onoff.value()) == [1.0]);
+    let drawn = steps.iter().filter(|step| of(step.after.z.onoff.value()) == [1.0]);
     let strokes = drawn.map(|step| {
-        let layout: [f32; 4] = of(step.layout.value()).try_into().expect("a layout has four numbers");
-        let (points, pen) = (of(step.stroke.value()), of(step.pen.value()));
-        let curve = on_canvas(model, layout, points.as_chunks().0, pen[0]);
-        InferredStroke { layout, curve, canvas: of(step.canvas.value()) }
+        let layout: [f32; 4] = of(step.after.z.layout.value()).try_into().expect("a layout has four numbers");
+        // What a network decodes is no curve.
+        let (points, sigma) = match step.pen {
+            Some(pen) if model.draws_curves() => (of(step.after.z.stroke.value()), of(pen.value())[0]),
+            _ => (vec![], 0.0),
+        };
+        let curve = on_canvas(model, layout, points.as_chunks().0, sigma);
+        InferredStroke { layout, curve, canvas: of(step.after.shown.value()) }
     });
     Reconstruction {
         target: images.rows(i, 1).to_f32(),
-        canvas: of(steps.last().expect("at least one stroke").canvas.value()),
+        canvas: of(steps.last().expect("at least one stroke").after.shown.value()),
         strokes: strokes.collect(),
         log_likelihood,
         score: Tally::new().score(),
@@ -172,10 +176,11 @@ pub fn write_png(path: &Path, reconstructions: &[Reconstruction]) -> Result<()> 
     Grid { side, scale: (110 / side).max(1), captions: &captions, labels: &[], rows: &rows }.write(path)
 }
 
-/// Writes the strokes of every image as Bézier curves over the faint target.
+/// Writes the strokes of every image as Bézier curves over the faint target; models that draw without curves leave it alone there.
 pub fn write_svg(path: &Path, reconstructions: &[Reconstruction]) -> Result<()> {
     fn drawing(r: &Reconstruction) -> Drawing<'_> {
-        Drawing { strokes: r.strokes.iter().map(|s| s.curve.clone()).collect(), background: Some(&r.target) }
+        let curves = r.strokes.iter().map(|s| &s.curve).filter(|curve| !curve.points.is_empty());
+        Drawing { strokes: curves.cloned().collect(), background: Some(&r.target) }
     }
     let drawings: Vec<Drawing> = reconstructions.iter().map(drawing).collect();
     strokes_svg(path, &drawings, (drawings.len() as f64).sqrt().ceil() as usize)

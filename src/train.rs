@@ -15,16 +15,15 @@ pub use options::{Options, Overrides, Plan, Resume};
 pub use run::{Ended, run};
 
 use crate::{
-    Device, Error, Grads, Params, Result, Tape, Tensor,
+    Device, Error, Grads, Params, Result, Tape, Tensor, Var,
     checkpoint::{self, Checkpoint, Progress},
     cpu,
     data::{Fit, Images, Invert, Set, Source},
     device::on_device,
     files::quoted,
     model::{
-        Config, GROUPS, Model, Start,
+        Config, Dropout, Each, GROUPS, Model, Noise, Pass, Start, Step,
         objective::{Loss, Running},
-        recognition::{Dropout, Noise, Pass, Step},
     },
     ops::Placement,
     optim::Adam,
@@ -233,14 +232,17 @@ impl Report {
         let mean = |total: f64| (total / images) as f32;
         // The posterior's probability is already 0 where the drawing had stopped before.
         let (probability, open) = (over_steps(&|s| s.onoff_prob.value()), over_steps(&|s| s.mask.value()));
+        let kl = |of: fn(Each<Var>) -> Var| {
+            mean(over_steps(&|s| of(s.logq).value()) - over_steps(&|s| of(s.scored()).value()))
+        };
         Report {
             loss: loss.loss.value().item() as f32,
             elbo: mean(sum(loss.elbo.value())),
             log_likelihood: mean(sum(loss.log_likelihood.value())),
-            kl_onoff: mean(over_steps(&|s| s.logq_onoff.value()) - over_steps(&|s| s.logp_onoff.value())),
-            kl_layout: mean(over_steps(&|s| s.logq_layout.value()) - over_steps(&|s| s.logp_layout.value())),
-            kl_stroke: mean(over_steps(&|s| s.logq_stroke.value()) - over_steps(&|s| s.logp_stroke.value())),
-            strokes: mean(over_steps(&|s| s.onoff.value())),
+            kl_onoff: kl(|each| each.onoff),
+            kl_layout: kl(|each| each.layout),
+            kl_stroke: kl(|each| each.stroke),
+            strokes: mean(over_steps(&|s| s.after.z.onoff.value())),
             onoff_probability: (probability / open) as f32,
             baseline_term: mean(sum(loss.baseline_term.value())),
             score_term: mean(sum(loss.score_term.value())),

@@ -740,6 +740,20 @@ fn many_drawings_come_on_pages_and_pictures_are_optional() {
     assert!(place.path("a b.svg").exists() && !place.path("a b.png").exists());
 }
 
+#[test]
+fn every_model_of_the_paper_is_trained_drawn_and_measured() {
+    for (model, title) in [("dair", "Difference-AIR"), ("sp", "DooD-SP"), ("dr", "DooD-δR")] {
+        let place = Place::new();
+        let said = succeeds(&output(place.train(&["--steps", "2", "--model", model])));
+        assert!(said.contains(&format!("{title} on idx")), "{said}");
+        succeeds(&output(place.with_model("reconstruct", &["--count", "3", "--particles", "2"])));
+        succeeds(&output(place.with_model("evaluate", &["--count", "3", "--particles", "2"])));
+        error(place.resume(&["--steps", "3", "--model", "eg"]), 2, &[&format!("variant eg instead of {model}")]);
+        succeeds(&output(place.resume(&["--steps", "3"])));
+    }
+    error(Place::new().train(&["--model", "vae"]), 2, &["vae", "dood", "air"]);
+}
+
 // ---- Sizes from a file --------------------------------------------------------------------------------------------
 
 #[test]

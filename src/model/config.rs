@@ -5,13 +5,16 @@ use crate::{
     ops::{Likelihood, Placement},
 };
 use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
 
 /// Which model of the paper.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Variant {
     /// DooD.
-    Full,
+    #[default]
+    #[serde(alias = "full")]
+    Dood,
     /// DooD-SP: a fixed instead of a sequential prior.
     Sp,
     /// DooD-EG: without execution guidance (no canvas, no residual).
@@ -22,6 +25,118 @@ pub enum Variant {
     Air,
     /// Difference-AIR.
     Dair,
+}
+
+/// What the networks see of the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// Target, canvas and residual.
+    Guided,
+    /// The target alone.
+    Target,
+    /// The residual alone.
+    Residual,
+}
+
+/// How the posterior is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Posterior {
+    /// A network for each latent; strokes are control points.
+    Apart,
+    /// On/off and layout from one network; strokes are appearance codes (AIR).
+    Joint,
+}
+
+/// How the prior is made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Prior {
+    /// A network for each latent.
+    Learned,
+    /// The same at every step, with the mean and standard deviation of every number of a stroke.
+    Fixed(f64, f64),
+}
+
+/// What makes the image of a stroke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoder {
+    /// A Bézier curve.
+    Spline,
+    /// A network.
+    Neural,
+}
+
+/// How ink is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    /// Strokes and canvas go through tanh, with slopes that a network chooses together with the pen.
+    Tanh,
+    /// The sum of the strokes as it is.
+    Plain,
+}
+
+/// What distinguishes the models.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choices {
+    /// What the networks see of the work.
+    pub sight: Sight,
+    /// How the posterior is made.
+    pub posterior: Posterior,
+    /// How the prior is made.
+    pub prior: Prior,
+    /// What makes the image of a stroke.
+    pub decoder: Decoder,
+    /// How ink is shown.
+    pub tone: Tone,
+}
+
+impl Variant {
+    /// All of them.
+    pub const ALL: [Variant; 6] = [Variant::Dood, Variant::Sp, Variant::Eg, Variant::Dr, Variant::Air, Variant::Dair];
+
+    /// Section 12 as a table. A model of one's own is a row more, or one choice more.
+    #[rustfmt::skip]
+    pub const fn choices(self) -> Choices {
+        use {Decoder::*, Posterior::*, Prior::*, Tone::*};
+        let (sight, posterior, prior, decoder, tone) = match self {
+            Variant::Dood => (Sight::Guided,   Apart, Learned,         Spline, Tanh),
+            Variant::Sp   => (Sight::Guided,   Apart, Fixed(0.5, 0.2), Spline, Tanh),
+            Variant::Eg   => (Sight::Target,   Apart, Learned,         Spline, Tanh),
+            Variant::Dr   => (Sight::Guided,   Apart, Learned,         Neural, Tanh),
+            Variant::Air  => (Sight::Target,   Joint, Fixed(0.0, 1.0), Neural, Plain),
+            Variant::Dair => (Sight::Residual, Joint, Fixed(0.0, 1.0), Neural, Plain),
+        };
+        Choices { sight, posterior, prior, decoder, tone }
+    }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Variant::Dood => "dood",
+            Variant::Sp => "sp",
+            Variant::Eg => "eg",
+            Variant::Dr => "dr",
+            Variant::Air => "air",
+            Variant::Dair => "dair",
+        }
+    }
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl FromStr for Variant {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        let found = Variant::ALL.into_iter().find(|variant| variant.word() == word);
+        found.ok_or_else(|| {
+            Error::Usage(format!(
+                "there is no model {word:?}: choose dood, sp (fixed prior), eg (no guidance), dr (no renderer), air or dair"
+            ))
+        })
+    }
 }
 
 /// Everything that fixes a model's parameters and computation. Stored as JSON in checkpoints.
@@ -71,7 +186,7 @@ impl Config {
     /// The published sizes (section 2).
     pub fn paper(placement: Placement) -> Self {
         Config {
-            variant: Variant::Full,
+            variant: Variant::Dood,
             placement,
             likelihood: Likelihood::Laplace,
             image: 50,
@@ -110,9 +225,23 @@ impl Config {
         }
     }
 
-    /// Size of a stroke's vector: x and y of every control point.
+    /// The same sizes for another model, with what the paper changes for it: AIR and Difference-AIR have β = 5 and a baseline with two
+    /// hidden layers of twice the width.
+    pub fn with_variant(self, variant: Variant) -> Self {
+        match variant.choices().posterior {
+            Posterior::Apart => Config { variant, ..self },
+            Posterior::Joint => {
+                Config { variant, beta: 5.0, baseline_hidden: 2 * self.hidden, baseline_layers: 2, ..self }
+            }
+        }
+    }
+
+    /// Size of a stroke's vector: x and y of every control point, or the appearance code.
     pub fn stroke_dim(&self) -> usize {
-        2 * self.points
+        match self.variant.choices().posterior {
+            Posterior::Apart => 2 * self.points,
+            Posterior::Joint => self.code,
+        }
     }
 
     /// Values behind the second convolution.
@@ -120,20 +249,9 @@ impl Config {
         self.conv2 * (self.image - 4) * (self.image - 4)
     }
 
-    /// The least pen width: σ lies between this and 0.04 (section 2.5).
-    pub fn pen_low(&self) -> f64 {
-        match self.placement {
-            Placement::Warp => 0.01,
-            Placement::Points => 0.005,
-        }
-    }
-
     /// Refuses sizes that no model can have, with a sentence.
     pub fn check(&self) -> Result<()> {
         let wrong = |what: String| Err(Error::Usage(format!("this model configuration cannot be used: {what}")));
-        if self.variant != Variant::Full {
-            return wrong(format!("variant {:?} is not implemented yet; only full is", self.variant));
-        }
         if self.image < 5 || self.image > 4096 {
             return wrong(format!("images are {0}x{0}; 5 to 4096 pixels a side are possible", self.image));
         }
@@ -157,6 +275,9 @@ impl Config {
                 "points {} (2 to 32), samples {} (2 to 10000), baseline_layers {} (at most 64)",
                 self.points, self.samples, self.baseline_layers
             ));
+        }
+        if !(2..=1 << 16).contains(&self.code) {
+            return wrong(format!("code is {}; 2 to 65536 is possible", self.code));
         }
         if !((0.0..1.0).contains(&self.dropout) && self.beta > 0.0 && self.beta.is_finite()) {
             return wrong(format!("dropout {} (0 to below 1), beta {} (above 0)", self.dropout, self.beta));

@@ -1,9 +1,6 @@
 //! What training minimises (section 8), and the importance-weighted bound (section 11a).
 
-use super::{
-    Model,
-    recognition::{Dropout, Noise, Pass, Step},
-};
+use super::{Dropout, Model, Noise, Pass, Step};
 use crate::{
     Params, Tape, Tensor, Var,
     ops::{
@@ -45,7 +42,7 @@ pub struct Loss<'t> {
 impl Model {
     /// log p(x | canvas) `[B]`: density of the images around the last canvas.
     pub fn log_likelihood<'t>(&self, x: &Tensor, steps: &[Step<'t>]) -> Var<'t> {
-        let canvas = steps.last().expect("at least one stroke").canvas;
+        let canvas = steps.last().expect("at least one stroke").after.shown;
         let tape = canvas.tape();
         canvas.image_logpdf(x, tape.param(self.raw_scale), self.config.likelihood)
     }
@@ -53,11 +50,11 @@ impl Model {
     /// The training loss for images x `[B, H, W]` after a pass with the baseline.
     #[track_caller]
     pub fn loss<'t>(&self, x: &Tensor, steps: &[Step<'t>], running: &Running) -> Loss<'t> {
-        let tape = steps[0].onoff.tape();
+        let tape = steps[0].mask.tape();
         let log_likelihood = self.log_likelihood(x, steps);
         let kl: Vec<Var> = steps.iter().map(Step::kl).collect();
         let stack = |value: &dyn Fn(&Step<'t>) -> Var<'t>| ops::stack(&steps.iter().map(value).collect::<Vec<_>>());
-        let (all_kl, mask, logq) = (ops::stack(&kl), stack(&|s| s.mask), stack(&|s| s.logq_onoff));
+        let (all_kl, mask, logq) = (ops::stack(&kl), stack(&|s| s.mask), stack(&|s| s.logq.onoff));
         let baseline = stack(&|s| s.baseline.expect("the loss needs a pass with the baseline"));
         let nvil = nvil::advantage(
             &all_kl.value(),

@@ -9,10 +9,7 @@ use super::{ORDER, Report, Trainer};
 use crate::{
     Error, Result, Tape, Tensor,
     gpu::{Arg, Block, Gpu, Graph, GraphSize, Launch, args},
-    model::{
-        GROUPS,
-        recognition::{Dropout, Noise, Pass, Step},
-    },
+    model::{Dropout, GROUPS, Noise, Pass, Step},
     profile,
     rng::Rng,
 };
@@ -229,13 +226,13 @@ impl Trainer {
         gpu.launch("report", "square_sums", Launch::rows(PARTS, 256), args![slab, squares.out(), slab.len()]);
         let per_image = [loss.elbo, loss.log_likelihood, loss.baseline_term, loss.score_term].map(|v| v.value());
         let parts: [fn(&Step) -> Tensor; 9] = [
-            |s| s.logq_onoff.value(),
-            |s| s.logp_onoff.value(),
-            |s| s.logq_layout.value(),
-            |s| s.logp_layout.value(),
-            |s| s.logq_stroke.value(),
-            |s| s.logp_stroke.value(),
-            |s| s.onoff.value(),
+            |s| s.logq.onoff.value(),
+            |s| s.scored().onoff.value(),
+            |s| s.logq.layout.value(),
+            |s| s.scored().layout.value(),
+            |s| s.logq.stroke.value(),
+            |s| s.scored().stroke.value(),
+            |s| s.after.z.onoff.value(),
             |s| s.onoff_prob.value(),
             |s| s.mask.value(),
         ];

@@ -6,7 +6,7 @@ use crate::{
     checkpoint::{self, Checkpoint},
     data::{Fit, Invert, Source},
     files::{self, quoted},
-    model::Config,
+    model::{Config, Variant},
     ops::Placement,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -25,6 +25,8 @@ pub struct Options {
     pub invert: Option<Invert>,
     /// The model's size and the settings that suit it.
     pub preset: Option<Preset>,
+    /// Which model of the paper.
+    pub model: Option<Variant>,
     /// How strokes get onto the canvas.
     pub placement: Option<Placement>,
     /// Updates at which the run ends.
@@ -45,7 +47,7 @@ pub struct Options {
     pub checkpoint_every: Option<u64>,
     /// Any other field, as a file gives it.
     pub overrides: Overrides,
-    /// The run's folder; by default `runs/<data>-<preset>-<placement>`.
+    /// The run's folder; by default `runs/<data>-<preset>-<placement>`, for another model than DooD `runs/<data>-<preset>-<model>-<placement>`.
     pub out: Option<PathBuf>,
     /// Whether a run is begun or gone on with.
     pub resume: Resume,
@@ -143,24 +145,17 @@ impl Plan {
                 path.display()
             )));
         }
-        let (preset, placement) = (options.preset()?, options.placement()?);
-        let config = overlaid(&preset.config(placement), &options.overrides.model, "model")?;
+        let (preset, model, placement) = (options.preset()?, options.model()?, options.placement()?);
+        let config = preset.config(placement).with_variant(model);
+        let config = Config { variant: model, placement, ..overlaid(&config, &options.overrides.model, "model")? };
         let mut settings = overlaid(&preset.settings(&options.source()?), &options.overrides.run, "run")?;
         options.apply(&mut settings);
         settings.preset = preset;
         settings.data = settings.data.absolute()?;
         settings.digest.clear();
         let exact_batch = options.batch.is_some() || options.overrides.run.contains_key("batch");
-        Plan {
-            config: Config { placement, ..config },
-            settings,
-            folder,
-            exact_batch,
-            from: None,
-            download: options.download,
-            iwae: options.iwae,
-        }
-        .checked()
+        Plan { config, settings, folder, exact_batch, from: None, download: options.download, iwae: options.iwae }
+            .checked()
     }
 
     fn resumed(options: &Options, path: PathBuf, folder: PathBuf) -> Result<Self> {
@@ -173,6 +168,7 @@ impl Plan {
         let (saved_config, saved, updates) = found.map_err(|error| checkpoint::with_advice(error, &path))?;
         let mut config = overlaid(&saved_config, &options.overrides.model, "model")?;
         config.placement = options.placement.unwrap_or(config.placement);
+        config.variant = options.model.unwrap_or(config.variant);
         let mut wished = overlaid(&saved, &options.overrides.run, "run")?;
         options.apply(&mut wished);
         let mut differences = differences(&config, &saved_config, None);
@@ -231,7 +227,11 @@ impl Options {
             return Ok(out.clone());
         }
         let placement = if self.placement()? == Placement::Warp { "warp" } else { "points" };
-        Ok(Path::new("runs").join(format!("{}-{}-{placement}", self.source()?.word(), self.preset()?)))
+        let model = match self.model()? {
+            Variant::Dood => String::new(),
+            other => format!("-{other}"),
+        };
+        Ok(Path::new("runs").join(format!("{}-{}{model}-{placement}", self.source()?.word(), self.preset()?)))
     }
 
     fn source(&self) -> Result<Source> {
@@ -240,6 +240,10 @@ impl Options {
 
     fn preset(&self) -> Result<Preset> {
         chosen(&self.preset, &self.overrides.run, "run", "preset", Preset::default())
+    }
+
+    fn model(&self) -> Result<Variant> {
+        chosen(&self.model, &self.overrides.model, "model", "variant", Variant::default())
     }
 
     fn placement(&self) -> Result<Placement> {

@@ -13,7 +13,7 @@ use crate::{
     files,
     measure::{Measured, Score, measure, pixels, spread},
     metrics::{EventFile, Metrics, MetricsFile},
-    model::{Config, Model, Start},
+    model::{Config, Model, Start, Variant},
     observer::{Silent, Unit},
     reconstruct::{self, Reconstruction, reconstruct},
     rng::Rng,
@@ -277,8 +277,16 @@ impl<'a> Run<'a> {
     }
 
     fn name(&self) -> String {
-        let settings = self.trainer.settings();
-        format!("DooD on {}, preset {}", settings.data.word(), settings.preset)
+        let (settings, config) = (self.trainer.settings(), &self.trainer.model().config);
+        let model = match config.variant {
+            Variant::Dood => "DooD",
+            Variant::Sp => "DooD-SP",
+            Variant::Eg => "DooD-EG",
+            Variant::Dr => "DooD-δR",
+            Variant::Air => "AIR",
+            Variant::Dair => "Difference-AIR",
+        };
+        format!("{model} on {}, preset {}", settings.data.word(), settings.preset)
     }
 
     fn describe(&self) -> String {

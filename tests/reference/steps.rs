@@ -5,23 +5,12 @@ use crate::{
     file::{Fixture, fan_in, hashed_mask, hashed_weights},
 };
 use dood::{
-    Device, Grads, Params, Tape, Tensor,
-    model::{
-        Config, Model, Start, Variant,
-        objective::Running,
-        recognition::{Dropout, Noise, Pass, Step},
-    },
+    Device, Grads, NodeGrads, Params, Tape, Tensor,
+    model::{Call, Config, Dropout, Model, Noise, Pass, Start, Step, objective::Running},
 };
-
-/// The calls' names in fixtures, in the order of `Call::ALL`.
-const CALLS: [&str; 7] =
-    ["target", "canvas", "residual", "target_glimpse", "residual_glimpse", "onoff_prior", "canvas_glimpse"];
 
 pub fn compare(fixture: &Fixture, device: &Device, limit: Limit, tally: &mut Tally) -> Result<(), String> {
     let config: Config = serde_json::from_value(fixture.json("config")?).map_err(|e| format!("config: {e}"))?;
-    if config.variant != Variant::Full {
-        return Err(format!("not yet: variant {:?}", config.variant));
-    }
     let (model, mut params) = Model::new(&config, Start::new(0), device).map_err(|e| e.to_string())?;
     load(fixture, &mut params)?;
     if fixture.kind() == "iwae" {
@@ -63,38 +52,82 @@ fn load(fixture: &Fixture, params: &mut Params) -> Result<(), String> {
     unknown.map_or(Ok(()), |name| Err(format!("parameter {name} is not in the model")))
 }
 
-fn noise(fixture: &Fixture, device: &Device, steps: usize) -> Noise {
+fn noise(fixture: &Fixture, device: &Device, config: &Config) -> Noise {
     let part = |name: &str, last: usize| {
         let all = fixture.tensor(device, &format!("input.{name}"));
-        let images = all.len() / steps / last;
-        all.reshape(&if last == 1 { vec![steps, images] } else { vec![steps, images, last] })
+        let images = all.len() / config.strokes / last;
+        all.reshape(&if last == 1 { vec![config.strokes, images] } else { vec![config.strokes, images, last] })
     };
-    let points = fixture.shape("input.stroke_eps").iter().rev().take(2).product();
-    Noise { onoff_u: part("onoff_u", 1), layout_eps: part("layout_eps", 4), stroke_eps: part("stroke_eps", points) }
+    Noise {
+        onoff_u: part("onoff_u", 1),
+        layout_eps: part("layout_eps", 4),
+        stroke_eps: part("stroke_eps", config.stroke_dim()),
+        picks: None,
+    }
 }
 
-fn dropout(fixture: &Fixture, device: &Device, config: &Config, case: &str) -> Result<Dropout, String> {
+fn dropout(fixture: &Fixture, device: &Device, config: &Config, case: &str) -> Dropout {
     if case != "dropout" {
-        return Ok(Dropout::Off);
+        return Dropout::Off;
     }
     let batch = fixture.shape("input.image")[0];
     let shape = [config.strokes, batch, config.convolved()];
     let seed = fixture.json("seed").ok().and_then(|s| s.as_str().map(String::from));
-    let mask = |call: &&str| match &seed {
-        Some(seed) => Tensor::from_f64(device, &shape, &hashed_mask(seed, call, shape.iter().product())),
-        None => fixture.tensor(device, &format!("mask.{call}")).reshape(&shape),
+    let mask = |call: Call| match &seed {
+        Some(seed) => Some(Tensor::from_f64(device, &shape, &hashed_mask(seed, call.name(), shape.iter().product()))),
+        None => {
+            let name = format!("mask.{}", call.name());
+            fixture.has(&name).then(|| fixture.tensor(device, &name).reshape(&shape))
+        }
     };
-    Ok(Dropout::Given(CALLS.iter().map(mask).collect()))
+    Dropout::Given(Call::ALL.map(mask).to_vec())
 }
 
-/// A value of every step, possibly some of its columns: the name in fixtures, and how to get it.
-type Traced<'a> =
-    (&'static str, &'a dyn Fn(&Tensor, &Step) -> Vec<f64>, &'a dyn for<'t> Fn(&Step<'t>) -> dood::Var<'t>);
+/// Where the library has a value of the fixtures: under which names in the trace, and in which columns if not in all.
+fn place(name: &str, c: &Config) -> (Vec<String>, Option<(usize, usize)>) {
+    let d = c.stroke_dim();
+    let (source, columns) = match name {
+        "layout_mean" => ("layout_posterior", Some((0, 4))),
+        "layout_std" => ("layout_posterior", Some((4, 4))),
+        "layout_cor" => ("layout_posterior", Some((8, 1))),
+        "stroke_mean" => ("stroke_posterior", Some((0, d))),
+        "stroke_std" => ("stroke_posterior", Some((d, d))),
+        "stroke_cor" => ("stroke_posterior", Some((2 * d, c.points))),
+        "pen_sigma" => ("pen", Some((0, 1))),
+        "pen_slope" => ("pen", Some((1, 1))),
+        "onoff_prior_prob" => ("onoff_prior", None),
+        "glimpse" | "glimpse_embedding" => {
+            return (["target", "residual"].map(|image| format!("{image}_{name}")).to_vec(), None);
+        }
+        name => (name, None),
+    };
+    (vec![source.into()], columns)
+}
 
-/// Columns of a packed `[B, D]` tensor.
-fn columns(packed: &Tensor, from: usize, width: usize) -> Vec<f64> {
-    let d = packed.shape()[1];
-    packed.to_f64().chunks(d).flat_map(|row| row[from..from + width].to_vec()).collect()
+/// Those columns of a packed `[B, D]` tensor.
+fn cut(packed: &Tensor, columns: Option<(usize, usize)>) -> Vec<f64> {
+    let Some((from, width)) = columns else { return packed.to_f64() };
+    packed.to_f64().chunks(packed.shape()[1]).flat_map(|row| row[from..from + width].to_vec()).collect()
+}
+
+/// Compares every value of every step that the fixture holds, and every gradient of one.
+fn traces(
+    (fixture, case): (&Fixture, &str),
+    config: &Config,
+    steps: &[Step],
+    nodes: &NodeGrads,
+    check: &mut dyn FnMut(&str, &[f64], bool),
+) {
+    let kinds = ["trace", "trace_summary", "node_grad"].map(|kind| format!("{case}.{kind}."));
+    for stored in fixture.names().filter(|name| kinds.iter().any(|kind| name.starts_with(kind))) {
+        let (kind, name) = stored[case.len() + 1..].split_once('.').expect("a kind and a name");
+        let (sources, columns) = place(name, config);
+        let of_step = |i: usize| steps[i].trace.iter().find(|(name, _)| sources.contains(name));
+        let vars: Vec<_> = (0..steps.len()).filter_map(of_step).map(|(_, var)| *var).collect();
+        let of = |var: &dood::Var| if kind == "node_grad" { nodes.of(*var) } else { var.value() };
+        let ours: Vec<f64> = vars.iter().flat_map(|var| cut(&of(var), columns)).collect();
+        check(&format!("{}.{name}", kind.replace("_summary", "")), &ours, kind == "node_grad");
+    }
 }
 
 fn step(
@@ -111,8 +144,8 @@ fn step(
     let iteration = fixture.json("iteration")?.as_u64().ok_or("iteration is not a number")?;
     let running = Running { statistics: fixture.tensor(device, "input.running"), iteration };
     let pass = Pass {
-        noise: noise(fixture, device, c.strokes),
-        dropout: dropout(fixture, device, c, case)?,
+        noise: noise(fixture, device, c),
+        dropout: dropout(fixture, device, c, case),
         skip_stopped,
         baseline: true,
         watch: true,
@@ -160,67 +193,12 @@ fn step(
         }
         check(&format!("loss.{name}"), ours, limit.forward);
     }
-    check("final_canvas", &steps.last().unwrap().canvas.value().to_f64(), limit.forward);
+    check("final_canvas", &steps.last().unwrap().after.shown.value().to_f64(), limit.forward);
 
     if !skip_stopped {
-        let all = |v: &Tensor, _: &Step| v.to_f64();
-        let cut = |from: usize, width: usize| move |v: &Tensor, _: &Step| columns(v, from, width);
-        let (j, d) = (c.points, c.stroke_dim());
-        let (mean4, std4, cor1) = (cut(0, 4), cut(4, 4), cut(8, 1));
-        let (mean, std, cor) = (cut(0, d), cut(d, d), cut(2 * d, j));
-        let (first, second) = (cut(0, 1), cut(1, 1));
-        let traced: [Traced; 37] = [
-            ("target_embedding", &all, &|s| s.target_embedding),
-            ("canvas_embedding", &all, &|s| s.canvas_embedding),
-            ("residual_embedding", &all, &|s| s.residual_embedding),
-            ("ratio", &all, &|s| s.ratio),
-            ("layout_state", &all, &|s| s.layout_state),
-            ("mask", &all, &|s| s.mask),
-            ("onoff_prob", &all, &|s| s.onoff_prob),
-            ("onoff", &all, &|s| s.onoff),
-            ("logq_onoff", &all, &|s| s.logq_onoff),
-            ("layout_mean", &mean4, &|s| s.layout_posterior),
-            ("layout_std", &std4, &|s| s.layout_posterior),
-            ("layout_cor", &cor1, &|s| s.layout_posterior),
-            ("layout", &all, &|s| s.layout),
-            ("logq_layout", &all, &|s| s.logq_layout),
-            ("canvas_slope", &all, &|s| s.canvas_slope),
-            ("target_glimpse", &all, &|s| s.target_glimpse),
-            ("target_glimpse_embedding", &all, &|s| s.target_glimpse_embedding),
-            ("residual_glimpse", &all, &|s| s.residual_glimpse),
-            ("residual_glimpse_embedding", &all, &|s| s.residual_glimpse_embedding),
-            ("canvas_glimpse", &all, &|s| s.canvas_glimpse),
-            ("canvas_glimpse_embedding", &all, &|s| s.canvas_glimpse_embedding),
-            ("stroke_state", &all, &|s| s.stroke_state),
-            ("stroke_mean", &mean, &|s| s.stroke_posterior),
-            ("stroke_std", &std, &|s| s.stroke_posterior),
-            ("stroke_cor", &cor, &|s| s.stroke_posterior),
-            ("stroke", &all, &|s| s.stroke),
-            ("logq_stroke", &all, &|s| s.logq_stroke),
-            ("pen_sigma", &first, &|s| s.pen),
-            ("pen_slope", &second, &|s| s.pen),
-            ("baseline_state", &all, &|s| s.baseline_state.unwrap()),
-            ("baseline", &all, &|s| s.baseline.unwrap()),
-            ("onoff_prior_embedding", &all, &|s| s.onoff_prior_embedding),
-            ("onoff_prior_prob", &all, &|s| s.onoff_prior_prob),
-            ("layout_prior_raw", &all, &|s| s.layout_prior_raw),
-            ("stroke_prior_raw", &all, &|s| s.stroke_prior_raw),
-            ("logp_onoff", &all, &|s| s.logp_onoff),
-            ("logp_layout", &all, &|s| s.logp_layout),
-        ];
-        let more: [Traced; 3] = [
-            ("logp_stroke", &all, &|s| s.logp_stroke),
-            ("stroke_image", &all, &|s| s.stroke_image),
-            ("canvas", &all, &|s| s.canvas),
-        ];
-        for (name, part, var) in traced.into_iter().chain(more) {
-            let values: Vec<f64> = steps.iter().flat_map(|s| part(&var(s).value(), s)).collect();
-            check(&format!("trace.{name}"), &values, limit.forward);
-            if fixture.has(&format!("{case}.node_grad.{name}")) {
-                let grads: Vec<f64> = steps.iter().flat_map(|s| part(&nodes.of(var(s)), s)).collect();
-                check(&format!("node_grad.{name}"), &grads, limit.gradient);
-            }
-        }
+        traces((fixture, case), c, &steps, &nodes, &mut |name, ours, gradient| {
+            check(name, ours, if gradient { limit.gradient } else { limit.forward });
+        });
     }
 
     let mut norms = vec![];
@@ -259,7 +237,7 @@ fn iwae(
     tally: &mut Tally,
 ) -> Result<(), String> {
     let particles = fixture.json("particles")?.as_u64().ok_or("particles is not a number")? as usize;
-    let (x, noise) = (fixture.tensor(device, "input.image"), noise(fixture, device, model.config.strokes));
+    let (x, noise) = (fixture.tensor(device, "input.image"), noise(fixture, device, &model.config));
     let weights = model.log_weights(params, &x, particles, noise.clone());
     tally.check(fixture, "out.log_weight", &weights.to_f64(), limit.forward);
     let tape = Tape::eval(params);
@@ -269,9 +247,9 @@ fn iwae(
     let repeated = repeated.reshape(&[particles * x.shape()[0], model.config.image, model.config.image]);
     let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, watch: false };
     let steps = model.recognise(&tape, &repeated, &pass);
-    let onoff: Vec<f64> = steps.iter().flat_map(|s| s.onoff.value().to_f64()).collect();
+    let onoff: Vec<f64> = steps.iter().flat_map(|s| s.after.z.onoff.value().to_f64()).collect();
     tally.check(fixture, "out.onoff", &onoff, 0.0);
-    tally.check(fixture, "out.final_canvas", &steps.last().unwrap().canvas.value().to_f64(), limit.forward);
+    tally.check(fixture, "out.final_canvas", &steps.last().unwrap().after.shown.value().to_f64(), limit.forward);
     tally.complete(fixture, |name| name.starts_with("out."));
     Ok(())
 }
