@@ -58,7 +58,7 @@
 //! engine   device tensor slot op profile params tape
 //! parts    ops gradcheck optim nn
 //! paper    model
-//! work     data checkpoint figures metrics measure reconstruct train
+//! work     data checkpoint figures metrics measure eval reconstruct train
 //! ```
 //!
 //! # Errors
@@ -73,6 +73,7 @@ pub mod data;
 mod device;
 mod dtype;
 pub mod error;
+pub mod eval;
 pub mod figures;
 pub mod files;
 #[cfg(feature = "cuda")]

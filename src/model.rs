@@ -76,6 +76,11 @@ impl Model {
         self.config.variant.choices().decoder == Decoder::Spline
     }
 
+    /// Whether strokes are drawn with a pen that has a width and slopes; otherwise they are shown as they are (AIR).
+    pub fn has_pens(&self) -> bool {
+        self.pens.is_some()
+    }
+
     /// As [`Model::new`], leaving the builder to the caller.
     pub(crate) fn declare(config: &Config, start: Start, p: &mut ParamsBuilder) -> Result<Self> {
         config.check()?;
