@@ -59,7 +59,7 @@ enum Preset {
 
 fn vary(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let device = arguments.compute.open(screen)?;
-    let artist = Artist::open(&checkpoint::newest(&arguments.checkpoint)?, &device)?;
+    let artist = Artist::open(&arguments.checkpoint, &device)?;
     let images =
         data::load_or_fetch(&arguments.data.source, &arguments.data.options(artist.model.config.image), screen)?.test;
     let count = images.len().min(arguments.count as usize);

@@ -51,7 +51,7 @@ pub struct Opened {
 impl Generation {
     /// Loads the model and finds its pen.
     pub fn open(&self, device: &Device, observer: &dyn Observer) -> Result<Opened> {
-        let artist = Artist::open(&checkpoint::newest(&self.checkpoint)?, device)?;
+        let artist = Artist::open(&self.checkpoint, device)?;
         let pen = match (self.pen, &self.pen_of) {
             _ if !artist.model.has_pens() => None,
             (Some(Pen(pen)), _) => Some(pen),
@@ -64,7 +64,7 @@ impl Generation {
 
     /// The set that the model has learned from.
     fn learned_from(&self) -> Result<Source> {
-        let path = checkpoint::newest(&self.checkpoint)?;
+        let path = checkpoint::find(&self.checkpoint)?;
         let bytes = files::read(&path)?;
         let settings = settings_of(&Checkpoint::parse(&bytes, &path.display().to_string())?);
         settings.map(|settings| settings.data).map_err(|_| {
@@ -113,7 +113,9 @@ impl FromStr for Pen {
     fn from_str(text: &str) -> Result<Self, String> {
         let numbers: Option<Vec<f64>> = text.split(',').map(|number| number.trim().parse().ok()).collect();
         match numbers.as_deref() {
-            Some(&[sigma, slope, canvas_slope]) if [sigma, slope, canvas_slope].iter().all(|v| (1e-4..=10.0).contains(v)) => {
+            Some(&[sigma, slope, canvas_slope])
+                if [sigma, slope, canvas_slope].iter().all(|v| (1e-4..=10.0).contains(v)) =>
+            {
                 Ok(Pen(MedianPen { sigma, slope, canvas_slope }))
             }
             _ => Err("give three numbers above 0, such as 0.015,0.7,0.5".into()),
