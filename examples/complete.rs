@@ -5,8 +5,10 @@ mod common;
 use clap::Parser;
 use common::{Compute, Screen, generation::Generation, say};
 use dood::{
-    Error, Result,
+    Error, Result, data,
     eval::{Beginning, DrawingFile, gallery},
+    files::quoted,
+    measure::pixels,
     rng::Rng,
 };
 use std::{path::PathBuf, process::ExitCode};
@@ -44,15 +46,19 @@ struct Arguments {
 }
 
 fn complete(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
+    common::check_folder_of(&arguments.out)?;
     let device = arguments.compute.open(screen)?;
     let opened = arguments.generation.open(&device, screen)?;
     let (artist, rng) = (&opened.artist, Rng::new(arguments.generation.seed, 0));
     let beginning = match (&arguments.image, &arguments.drawings) {
-        (Some(path), _) => Beginning::Images(common::picture(path, artist, screen)?),
+        (Some(path), _) => {
+            let picture = data::read_picture(path, &data::Options::new(artist.model.config.image), screen)?;
+            Beginning::Images(pixels(&picture, 0..1, &device))
+        }
         (_, Some(path)) => {
             let drawings = DrawingFile::read(path)?.drawings;
             if drawings.is_empty() {
-                return Err(Error::Usage(format!("{} holds no drawings: nothing has been begun", path.display())));
+                return Err(Error::Usage(format!("{} holds no drawings: nothing has been begun", quoted(path))));
             }
             Beginning::Drawings(drawings)
         }
@@ -61,7 +67,7 @@ fn complete(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let how = (opened.pen, opened.heat);
     let rows = artist.complete(&beginning, arguments.ways as usize, how, opened.strokes, rng, screen)?;
     for path in gallery::write(&arguments.out, &artist.model, "begun", &rows)? {
-        say!("Written: {}", path.display());
+        say!("Written: {}", quoted(&path));
     }
     let (count, ways) = (rows.len(), arguments.ways);
     say!("{count} beginnings, each finished in {ways} ways.");

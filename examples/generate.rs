@@ -4,7 +4,7 @@ mod common;
 
 use clap::Parser;
 use common::{Compute, Screen, generation::Generation, say};
-use dood::{Result, eval::gallery, rng::Rng};
+use dood::{Result, eval::gallery, files::quoted, rng::Rng};
 use std::{path::PathBuf, process::ExitCode};
 
 /// Draws new characters from nothing: every decision is drawn from the learned prior.
@@ -32,15 +32,16 @@ struct Arguments {
 }
 
 fn generate(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
+    common::check_folder_of(&arguments.out)?;
     let device = arguments.compute.open(screen)?;
     let Generation { seed, .. } = arguments.generation;
     let opened = arguments.generation.open(&device, screen)?;
     let (n, strokes) = (arguments.count as usize, opened.strokes);
-    let drawn = opened.artist.imagine_many(n, opened.pen, opened.heat, strokes, Rng::new(seed, 0), screen)?;
+    let drawn = opened.artist.imagine_many(n, (opened.pen, opened.heat), strokes, Rng::new(seed, 0), screen)?;
     let mean = drawn.iter().map(|one| one.drawing.strokes.len()).sum::<usize>() as f64 / n as f64;
     let rows = gallery::rows(drawn, arguments.columns as usize);
     for path in gallery::write(&arguments.out, &opened.artist.model, "", &rows)? {
-        say!("Written: {}", path.display());
+        say!("Written: {}", quoted(&path));
     }
     say!("{n} drawings of {mean:.2} strokes on average.");
     Ok(ExitCode::SUCCESS)

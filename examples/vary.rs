@@ -5,10 +5,11 @@ mod common;
 use clap::{Parser, ValueEnum};
 use common::{Compute, Data, Screen, say};
 use dood::{
-    Result, checkpoint, data,
+    Result,
     eval::{Artist, Token, gallery},
+    files::quoted,
+    measure::{pixels, spread},
     rng::Rng,
-    train::pixels,
 };
 use std::{path::PathBuf, process::ExitCode};
 
@@ -20,14 +21,14 @@ use std::{path::PathBuf, process::ExitCode};
 #[command(after_help = "\
 Examples:
   vary --checkpoint runs/mnist-quick-warp --data mnist
-  vary --checkpoint runs/mnist-quick-warp --image mine.png --exemplars 20 --token reference")]
+  vary --checkpoint runs/mnist-quick-warp --data images:mine.png --exemplars 20 --token reference")]
 struct Arguments {
     /// A checkpoint, or a run's folder for its newest one
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     #[command(flatten)]
     data: Data,
-    /// How many images of the test set
+    /// How many images, from everywhere in the set
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     count: u32,
     /// Exemplars of each
@@ -58,12 +59,11 @@ enum Preset {
 }
 
 fn vary(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
+    common::check_folder_of(&arguments.out)?;
     let device = arguments.compute.open(screen)?;
     let artist = Artist::open(&arguments.checkpoint, &device)?;
-    let images =
-        data::load_or_fetch(&arguments.data.source, &arguments.data.options(artist.model.config.image), screen)?.test;
-    let count = images.len().min(arguments.count as usize);
-    let x = pixels(&images, (0..count).map(|i| i * images.len() / count), &device);
+    let images = arguments.data.load(artist.model.config.image, screen)?;
+    let x = pixels(&images, spread(arguments.count as usize, images.len()), &device);
     let token = match arguments.token {
         Preset::Paper => Token::PAPER,
         Preset::Reference => Token::REFERENCE,
@@ -71,9 +71,9 @@ fn vary(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let exemplars = (arguments.exemplars as usize, arguments.particles as usize);
     let rows = artist.vary(&x, &token, exemplars, Rng::new(arguments.seed, 0), screen)?;
     for path in gallery::write(&arguments.out, &artist.model, "given", &rows)? {
-        say!("Written: {}", path.display());
+        say!("Written: {}", quoted(&path));
     }
-    say!("{count} images, {} exemplars of each.", arguments.exemplars);
+    say!("{} images, {} exemplars of each.", rows.len(), arguments.exemplars);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -439,7 +439,7 @@ impl Trainer {
 }
 
 /// The settings of the run that a checkpoint is one of.
-fn settings_of(checkpoint: &Checkpoint) -> Result<Settings> {
+pub fn settings_of(checkpoint: &Checkpoint) -> Result<Settings> {
     let value = checkpoint.settings();
     let value =
         value.ok_or_else(|| checkpoint.fail("it is one for evaluation only, without the state of a training"))?;

@@ -6,10 +6,11 @@ use dood::{
     checkpoint::{self, Checkpoint},
     data::{self, Source},
     eval::{Artist, MedianPen},
-    files,
+    files::{self, quoted},
+    measure::{pixels, spread},
     model::Heat,
     rng::Rng,
-    train::{pixels, settings_of},
+    train::settings_of,
 };
 use std::{path::PathBuf, str::FromStr};
 
@@ -71,7 +72,7 @@ impl Generation {
             Error::Usage(format!(
                 "{} does not say which images it has learned from: name a set whose pen it takes with --pen-of, or the pen itself \
                  with --pen",
-                path.display()
+                quoted(&path)
             ))
         })
     }
@@ -79,8 +80,7 @@ impl Generation {
     fn measure(&self, artist: &Artist, source: &Source, observer: &dyn Observer) -> Result<Option<MedianPen>> {
         let options = data::Options::new(artist.model.config.image);
         let images = data::load_or_fetch(source, &options, observer)?.train;
-        let count = images.len().min(MEASURED);
-        let x = pixels(&images, (0..count).map(|i| i * images.len() / count), artist.params.device());
+        let x = pixels(&images, spread(MEASURED, images.len()), artist.params.device());
         artist.median_pen(&x, Rng::new(self.seed, u64::MAX))
     }
 }

@@ -5,6 +5,7 @@
 
 mod arguments;
 pub mod config;
+pub mod generation;
 mod screen;
 mod signals;
 

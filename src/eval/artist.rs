@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Device, Error, Observer, Params, Result, Tape, Tensor, checkpoint,
     model::{Dropout, Each, Heat, Model, Noise, Pass, Pen, Scorer, State},
-    observer::Unit,
+    observer::task,
     rng::Rng,
 };
 use std::path::Path;
@@ -118,33 +118,34 @@ impl Artist {
         let together = (AT_ONCE / particles).max(1);
         let mut best: Vec<(f64, Option<Drawn>)> = vec![(f64::NEG_INFINITY, None); count];
         let mut pass = 0;
-        observer.begin("Drawing", Some(count as u64), Unit::Items);
-        for first in (0..count).step_by(together) {
-            let images = x.rows(first, together.min(count - first));
-            let n = images.shape()[0];
-            for done in (0..particles).step_by(AT_ONCE) {
-                observer.go_on()?;
-                let round = AT_ONCE.min(particles - done);
-                let repeated = Tensor::stack(&vec![images.clone(); round]);
-                let repeated = repeated.reshape(&[&[round * n], &images.shape()[1..]].concat());
-                let drawings = self.recognise(&repeated, strokes, Rng::new(rng.seed, rng.step + pass))?;
-                pass += 1;
-                for (row, drawn) in drawings.to_host().into_iter().enumerate() {
-                    let drawing = &drawn.drawing;
-                    let likelihood = drawing.log_likelihood.expect("there are images");
-                    let value = match keep {
-                        Best::Likelihood => likelihood,
-                        Best::Joint => likelihood + drawing.log_prior.expect("p scores"),
-                    };
-                    let (most, kept) = &mut best[first + row % n];
-                    if kept.is_none() || value > *most {
-                        (*most, *kept) = (value, Some(drawn));
+        task(observer, "Drawing", count, || {
+            for first in (0..count).step_by(together) {
+                let images = x.rows(first, together.min(count - first));
+                let n = images.shape()[0];
+                for done in (0..particles).step_by(AT_ONCE) {
+                    observer.go_on()?;
+                    let round = AT_ONCE.min(particles - done);
+                    let repeated = Tensor::stack(&vec![images.clone(); round]);
+                    let repeated = repeated.reshape(&[&[round * n], &images.shape()[1..]].concat());
+                    let drawings = self.recognise(&repeated, strokes, Rng::new(rng.seed, rng.step + pass))?;
+                    pass += 1;
+                    for (row, drawn) in drawings.to_host().into_iter().enumerate() {
+                        let drawing = &drawn.drawing;
+                        let likelihood = drawing.log_likelihood.expect("there are images");
+                        let value = match keep {
+                            Best::Likelihood => likelihood,
+                            Best::Joint => likelihood + drawing.log_prior.expect("p scores"),
+                        };
+                        let (most, kept) = &mut best[first + row % n];
+                        if kept.is_none() || value > *most {
+                            (*most, *kept) = (value, Some(drawn));
+                        }
                     }
                 }
+                observer.advance(n as u64);
             }
-            observer.advance(n as u64);
-        }
-        observer.end();
+            Ok(())
+        })?;
         Ok(best.into_iter().map(|(_, drawn)| drawn.expect("every image is drawn at least once")).collect())
     }
 
@@ -201,17 +202,17 @@ impl Artist {
         observer: &dyn Observer,
     ) -> Result<Vec<Drawn>> {
         let mut drawn = Vec::with_capacity(n);
-        observer.begin("Drawing", Some(n as u64), Unit::Items);
-        while drawn.len() < n {
-            observer.go_on()?;
-            let round = AT_ONCE.min(n - drawn.len());
-            // The same drawings, however many are wanted.
-            let rng = Rng::new(rng.seed, rng.step + (drawn.len() / AT_ONCE) as u64);
-            drawn.extend(self.imagine(AT_ONCE, pen, heat, strokes, rng)?.to_host().into_iter().take(round));
-            observer.advance(round as u64);
-        }
-        observer.end();
-        Ok(drawn)
+        task(observer, "Drawing", n, || {
+            while drawn.len() < n {
+                observer.go_on()?;
+                let round = AT_ONCE.min(n - drawn.len());
+                // The same drawings, however many are wanted.
+                let rng = Rng::new(rng.seed, rng.step + (drawn.len() / AT_ONCE) as u64);
+                drawn.extend(self.imagine(AT_ONCE, pen, heat, strokes, rng)?.to_host().into_iter().take(round));
+                observer.advance(round as u64);
+            }
+            Ok(drawn)
+        })
     }
 
     /// Finishes what has been begun, each in `ways` ways with at most `strokes` strokes more (section 11e). The lead of a row is what had
@@ -240,17 +241,17 @@ impl Artist {
         let (start, first) = (begun.ends(&self.model.blank(self.device(), n)), begun.to_host());
         let mut rows: Vec<Row> =
             first.iter().map(|one| Row { lead: Some(one.canvas().to_vec()), drawn: vec![] }).collect();
-        observer.begin("Drawing", Some((n * ways) as u64), Unit::Items);
-        for way in 0..ways {
-            observer.go_on()?;
-            let more = self.go_on(&start, n, pen, heat, strokes, Rng::new(rng.seed, rng.step + 2 + way as u64))?;
-            for (row, (first, more)) in rows.iter_mut().zip(first.iter().zip(more.to_host())) {
-                row.drawn.push(first.then(more));
+        task(observer, "Drawing", n * ways, || {
+            for way in 0..ways {
+                observer.go_on()?;
+                let more = self.go_on(&start, n, pen, heat, strokes, Rng::new(rng.seed, rng.step + 2 + way as u64))?;
+                for (row, (first, more)) in rows.iter_mut().zip(first.iter().zip(more.to_host())) {
+                    row.drawn.push(first.then(more));
+                }
+                observer.advance(n as u64);
             }
-            observer.advance(n as u64);
-        }
-        observer.end();
-        Ok(rows)
+            Ok(rows)
+        })
     }
 
     /// Images `[n, H, W]` of one stroke each, drawn from nothing. A drawing that stops before its first stroke is drawn again, but not for
