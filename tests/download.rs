@@ -1,5 +1,4 @@
 //! Downloading data sets from a small server on the loopback.
-#![cfg(feature = "download")]
 
 mod common;
 

@@ -4,8 +4,7 @@ use super::{Op, same_shape};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
-    gpu::{Arg, Launch, args},
-    kernels::common::TABLE,
+    gpu::{Arg, Launch, TABLE, args},
     real::Real,
     slot::{Slot, grad},
 };

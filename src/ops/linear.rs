@@ -3,7 +3,6 @@
 use super::{
     Cost, Op,
     gemm::{self, Plan, naive_product},
-    size,
 };
 use crate::{
     Device, Tensor, Var, cpu,
@@ -223,7 +222,8 @@ impl Op for Linear {
 
     fn cost(&self, x: &[Tensor], y: &Tensor) -> Cost {
         let (n, i, o) = dims(x);
-        Cost { flops: 2.0 * (n * i * o) as f64, bytes: size(x) + size([y]) }
+        let elements = x.iter().map(Tensor::len).sum::<usize>() + y.len();
+        Cost { flops: 2.0 * (n * i * o) as f64, bytes: 4.0 * elements as f64 }
     }
 }
 

@@ -4,8 +4,7 @@ use super::Op;
 use crate::{
     Device, Tensor, Var,
     device::on_device,
-    gpu::{Arg, Launch, args},
-    kernels::common::TABLE,
+    gpu::{Arg, Launch, TABLE, args},
     slot::{Slot, grad},
 };
 

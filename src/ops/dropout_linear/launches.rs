@@ -6,8 +6,7 @@ use super::{
 };
 use crate::{
     Device, Tensor,
-    gpu::{Arg, Gpu, Launch, Span, args},
-    kernels::common::TABLE,
+    gpu::{Arg, Gpu, Launch, Span, TABLE, args},
     slot::{Late, Slot, grad},
 };
 
