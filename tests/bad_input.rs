@@ -168,7 +168,7 @@ fn reconstructions_are_written_whole_or_not_at_all() {
     assert!(fs::read_to_string(good.with_extension("svg")).unwrap().ends_with("</svg>\n"));
     assert_eq!(draw(&good).stdout, output.stdout, "the same seed gives the same drawings");
     let nowhere = folder.path().join("no").join("a.png");
-    refused(&draw(&nowhere), 1, &["cannot write"]);
+    refused(&draw(&nowhere), 2, &["cannot be written", "mkdir -p"]);
     assert_eq!(names(folder.path()), ["a.png", "a.svg", "data", "run"]);
 }
 
