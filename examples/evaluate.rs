@@ -55,7 +55,7 @@ fn evaluate(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         common::check_folder_of(out)?;
     }
     let path = checkpoint::find(&arguments.checkpoint)?;
-    let device = arguments.compute.open()?;
+    let device = arguments.compute.open(screen)?;
     let (model, params) = checkpoint::load(&path, &device)?;
     let images = arguments.data.load(model.config.image, screen)?;
     let count = arguments.count.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX));

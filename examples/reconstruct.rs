@@ -59,7 +59,7 @@ fn draw(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     }
     common::check_folder_of(out)?;
     let path = checkpoint::find(&arguments.checkpoint)?;
-    let device = arguments.compute.open()?;
+    let device = arguments.compute.open(screen)?;
     let (model, params) = checkpoint::load(&path, &device)?;
     let images = arguments.data.load(model.config.image, screen)?;
     let which = spread(arguments.count as usize, images.len());

@@ -130,7 +130,7 @@ fn train(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         say!("{}", config::text(&plan)?.trim_end());
         return Ok(ExitCode::SUCCESS);
     }
-    let ended = plan.run(&arguments.compute.open()?, screen)?;
+    let ended = plan.run(&arguments.compute.open(screen)?, screen)?;
     Ok(match &ended.measured {
         Some(measured) => {
             summary(&ended, measured)?;

@@ -53,7 +53,7 @@
 //! A file uses only modules that stand before its own; `tests/rooms.rs` holds this table to it.
 //!
 //! ```text
-//! ground   error observer files dtype real rng cpu matmul
+//! ground   error observer files dtype kernels real rng cpu matmul
 //! card     gpu
 //! engine   device tensor slot op profile params tape
 //! parts    ops gradcheck optim nn
@@ -75,8 +75,13 @@ mod dtype;
 pub mod error;
 pub mod figures;
 pub mod files;
+#[cfg(feature = "cuda")]
+pub mod gpu;
+#[cfg(not(feature = "cuda"))]
+#[path = "gpu/absent.rs"]
 pub mod gpu;
 pub mod gradcheck;
+pub mod kernels;
 mod matmul;
 pub mod measure;
 pub mod metrics;

@@ -23,14 +23,14 @@ pub struct Compute {
 
 impl Compute {
     /// Starts the threads and opens the device.
-    pub fn open(&self) -> Result<Device> {
+    pub fn open(&self, observer: &dyn Observer) -> Result<Device> {
         if let Some(threads) = self.threads {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
             pool.map_err(|e| {
                 Error::Usage(format!("{threads} threads cannot be started ({e}): use fewer with --threads"))
             })?;
         }
-        Device::from_name(&self.device, self.math)
+        Device::open(&self.device, self.math, observer)
     }
 
     /// The options that choose the same again, without those that are at their defaults.

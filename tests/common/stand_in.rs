@@ -122,6 +122,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("capability", "9.0"),
     ("memory", "4294967296"),
     ("fail_launch", "0"),
+    ("init", "0"),
 ];
 
 /// Changes a setting of the stand-in; of a real GPU none can be changed.

@@ -137,7 +137,7 @@ fn every_fixture_is_reproduced() {
 
 /// The same through the kernels: all of it on a GPU; on the stand-in the steps at the paper's sizes take minutes, so they are left out
 /// unless `DOOD_PAPER_FIXTURES=1`.
-#[cfg(unix)]
+#[cfg(all(unix, feature = "cuda"))]
 #[test]
 fn every_fixture_is_reproduced_by_the_kernels() {
     if let Err(why) = stand_in::install() {
