@@ -235,11 +235,14 @@ fn remark(set: &DataSet, observer: &dyn Observer) {
 }
 
 fn remark_on(images: &Images, name: &str, observer: &dyn Observer) -> bool {
-    let sum: u64 = images.pixels.par_chunks(1 << 16).map(|some| some.iter().map(|&p| u64::from(p)).sum::<u64>()).sum();
-    let brightest = images.pixels.par_iter().copied().max().unwrap_or(0);
+    let of_one = |image: &[u8]| {
+        let sum = image.iter().map(|&value| u64::from(value)).sum::<u64>();
+        let brightest = image.iter().copied().max().unwrap_or(0);
+        (sum, brightest, usize::from(image.iter().all(|value| *value == image[0])))
+    };
+    let each = images.pixels.par_chunks(images.side * images.side).map(of_one);
+    let (sum, brightest, empty) = each.reduce(|| (0, 0, 0), |a, b| (a.0 + b.0, a.1.max(b.1), a.2 + b.2));
     let mean = sum as f64 / (255 * images.pixels.len()) as f64;
-    let size = images.side * images.side;
-    let empty = images.pixels.par_chunks(size).filter(|image| image.iter().all(|value| *value == image[0])).count();
     let sentence = if mean > 0.5 {
         format!(
             "{name} is bright on average ({mean:.2} of 1): ink should be bright and paper black (--invert yes turns it round)"

@@ -470,6 +470,16 @@ fn what_the_errors_of_a_damaged_set_advise_works() {
         }
     }
     assert_eq!(server.requests.lock().unwrap().len(), 6, "only the damaged file is fetched");
+    // Labels of other images.
+    let folder = tempdir().unwrap();
+    list.iter().for_each(|(name, bytes)| write(folder.path(), name, bytes));
+    fs::copy(folder.path().join("train-labels-idx1-ubyte.gz"), folder.path().join(name)).unwrap();
+    let source_of = source("mnist", folder.path());
+    let error = load(&source_of, 1).unwrap_err().to_string();
+    assert_says(&error, &["10000 images", "60000 labels", "delete both, and --download fetches them anew"]);
+    ["t10k-images-idx3-ubyte.gz", name].iter().for_each(|name| fs::remove_file(folder.path().join(name)).unwrap());
+    mirrored.fetch(&source_of, &Silent).unwrap();
+    assert_eq!(load(&source_of, 1).unwrap().test.len(), 10_000);
     // What an earlier download has begun is not taken for the file.
     let folder = tempdir().unwrap();
     list.iter().filter(|(found, _)| found != name).for_each(|(name, bytes)| write(folder.path(), name, bytes));

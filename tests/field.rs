@@ -379,6 +379,15 @@ fn a_folder_of_pictures_has_parts_and_classes() {
     let width = |images: &Images, i| images.image(i)[..12].iter().filter(|&&v| v == 255).count();
     assert_eq!((0..3).map(|i| width(&set.train, i)).collect::<Vec<_>>(), [2, 3, 1]);
     assert_eq!((0..2).map(|i| width(&set.test, i)).collect::<Vec<_>>(), [4, 5]);
+    // The same a folder further down, as archives are often unpacked.
+    let wrapped = tempdir().unwrap();
+    fs::create_dir(wrapped.path().join("data")).unwrap();
+    for (path, ink) in [("train/b/1", 1), ("train/a/2", 2), ("train/a/deeper/3", 3), ("test/b/4", 4), ("test/c/5", 5)] {
+        write(wrapped.path(), &format!("data/{path}.png"), &page(ink));
+    }
+    let (below, notes_below) = read(&source("images", wrapped.path()), Options::new(12));
+    assert_eq!(below, set);
+    assert!(notes_below[0].starts_with("The pictures are in ") && notes_below[0].ends_with("data."), "{notes_below:?}");
     // Dark ink was made bright, and that was said, once.
     assert!(notes.len() == 1 && notes[0].contains("inverted") && notes[0].contains("--invert no"), "{notes:?}");
     let invert = |invert| read(&source("images", folder.path()), Options { invert, ..Options::new(12) });
@@ -466,6 +475,15 @@ fn folders_without_readable_pictures_say_what_to_do() {
         &["7.png is not a PNG, JPEG, GIF or BMP picture but an empty file: replace"],
     );
     write(folder.path(), "7.png", &page(3));
+    read(&source("images", folder.path()), Options::new(12));
+    // A part without a picture, and what to do about it.
+    fs::create_dir_all(folder.path().join("train")).unwrap();
+    write(folder.path(), "test/1.png", &page(1));
+    assert_says(
+        &complaint("images", folder.path()),
+        &["train holds no PNG", "put some into it, or take the folder away"],
+    );
+    fs::remove_dir(folder.path().join("train")).unwrap();
     read(&source("images", folder.path()), Options::new(12));
     // A JPEG that is called .png is one.
     write(folder.path(), "7.png", &code(image::GrayImage::new(12, 12), image::ImageFormat::Jpeg));

@@ -7,6 +7,7 @@ use dood::{DType, kernels};
 use std::env;
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,7 +31,7 @@ fn nvrtc_is_here() -> bool {
     if let Err(why) = opened {
         let line = format!("skipped: kernels are not given to NVIDIA's compiler: {why}");
         assert!(env::var_os("DOOD_REQUIRE_NVRTC").is_none_or(|v| v != "1"), "{line}");
-        println!("{line}");
+        let _ = writeln!(std::io::stderr(), "{line}");
     }
     opened.is_ok()
 }

@@ -212,6 +212,7 @@ struct Picture {
 
 /// The pictures of a folder, for training and for testing, each in the order of their paths.
 fn find(folder: &Path, reading: &Reading) -> Result<(Vec<Picture>, Vec<Picture>)> {
+    let folder = &unwrapped(folder, reading)?;
     let top = entries(folder)?;
     let folders: Vec<&Entry> = top.iter().filter(|entry| entry.path.is_dir()).collect();
     let called = |names: &[&str]| folders.iter().find(|entry| names.contains(&entry.name.to_lowercase().as_str()));
@@ -229,7 +230,16 @@ fn find(folder: &Path, reading: &Reading) -> Result<(Vec<Picture>, Vec<Picture>)
                 let (train, test) = (&train.name, &test.name);
                 reading.observer.note(&format!("Of the folders in {}, {train} and {test} are read.", folder.display()));
             }
-            (collect(&train.path)?, collect(&test.path)?)
+            let parts = (collect(&train.path)?, collect(&test.path)?);
+            for (part, entry) in [(&parts.0, train), (&parts.1, test)] {
+                if part.is_empty() {
+                    return Err(Error::Data(format!(
+                        "{} holds no PNG, JPEG, GIF or BMP pictures: put some into it, or take the folder away",
+                        entry.path.display()
+                    )));
+                }
+            }
+            parts
         }
         // A folder `train` beside others may hold pictures of trains.
         (Some(train), None) if folders.len() == 1 => (collect(&train.path)?, vec![]),
@@ -241,7 +251,7 @@ fn find(folder: &Path, reading: &Reading) -> Result<(Vec<Picture>, Vec<Picture>)
     } else {
         format!("; files that end in {foreign} cannot be read, convert them to PNG")
     };
-    if train.is_empty() && test.is_empty() {
+    if train.is_empty() {
         let idx = top.iter().any(|entry| entry.name.contains("ubyte") || entry.name.to_lowercase().ends_with(".idx"));
         let idx = if idx { "; its IDX files are read with idx:FOLDER" } else { "" };
         return Err(Error::Data(format!(
@@ -252,10 +262,33 @@ fn find(folder: &Path, reading: &Reading) -> Result<(Vec<Picture>, Vec<Picture>)
     if !foreign.is_empty() {
         reading.observer.note(&format!("{} is not read completely{foreign}.", folder.display()));
     }
-    if !train.is_empty() && !test.is_empty() {
+    if !test.is_empty() {
         return Ok((train, test));
     }
-    let mut all: Vec<Picture> = train.into_iter().chain(test).collect();
+    hold_out(train, folder, reading)
+}
+
+/// The folder itself, or one in it that is all there is and has folders of its own: archives are often unpacked so.
+fn unwrapped(folder: &Path, reading: &Reading) -> Result<PathBuf> {
+    let mut found = folder.to_owned();
+    for _ in 0..2 {
+        let top = entries(&found)?;
+        let mut folders = top.iter().filter(|entry| entry.path.is_dir());
+        let (Some(only), None) = (folders.next(), folders.next()) else { break };
+        let deep = entries(&only.path)?.iter().any(|entry| entry.path.is_dir());
+        if !deep || only.name.to_lowercase().starts_with("train") || top.iter().any(|entry| is_picture(&entry.name)) {
+            break;
+        }
+        found = only.path.clone();
+    }
+    if found != folder {
+        reading.observer.note(&format!("The pictures are in {}.", found.display()));
+    }
+    Ok(found)
+}
+
+/// Keeps a tenth of the pictures for testing.
+fn hold_out(mut all: Vec<Picture>, folder: &Path, reading: &Reading) -> Result<(Vec<Picture>, Vec<Picture>)> {
     if let [one] = &all[..] {
         return Err(Error::Data(format!(
             "{} holds one picture, but one to learn from and one to test on are needed: name the file itself, images:{}, to look \
@@ -277,6 +310,12 @@ fn find(folder: &Path, reading: &Reading) -> Result<(Vec<Picture>, Vec<Picture>)
     Ok((all, test))
 }
 
+/// Endings of pictures that cannot be read.
+const FOREIGN: [&str; 17] = [
+    "webp", "tif", "tiff", "heic", "heif", "avif", "svg", "jp2", "jxl", "ico", "tga", "ppm", "pgm", "pbm", "psd",
+    "eps", "pdf",
+];
+
 /// How deep below a folder pictures are looked for; also what ends a loop of links.
 const DEPTH: usize = 5;
 
@@ -295,17 +334,24 @@ fn walk(
             }
             continue;
         }
-        let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension).to_lowercase();
-        match extension.as_str() {
-            "png" | "jpg" | "jpeg" | "jpe" | "jfif" | "gif" | "bmp" | "dib" if path.is_file() => {
-                found.push(Picture { path, class: class.cloned() });
-            }
-            "webp" | "tif" | "tiff" | "heic" | "heif" | "avif" | "svg" | "jp2" | "jxl" | "ico" | "tga" | "ppm"
-            | "pgm" | "pbm" | "psd" | "eps" | "pdf" => {
-                foreign.insert(format!(".{extension}"));
-            }
-            _ => {}
+        if is_picture(&name) && path.is_file() {
+            found.push(Picture { path, class: class.cloned() });
+            continue;
+        }
+        let extension = extension(&name);
+        if FOREIGN.contains(&extension.as_str()) {
+            foreign.insert(format!(".{extension}"));
         }
     }
     Ok(())
+}
+
+/// The end of a name in lower case.
+fn extension(name: &str) -> String {
+    name.rsplit_once('.').map_or("", |(_, extension)| extension).to_lowercase()
+}
+
+/// Whether a file is a picture that can be read, by its name.
+fn is_picture(name: &str) -> bool {
+    matches!(extension(name).as_str(), "png" | "jpg" | "jpeg" | "jpe" | "jfif" | "gif" | "bmp" | "dib")
 }

@@ -50,7 +50,7 @@ impl ServerCertVerifier for Witness {
         if let Ok(mut seen) = self.0.lock() {
             *seen = Some(certificate.to_vec());
         }
-        Err(Error::General("only looking".into()))
+        only_looking()
     }
 
     fn verify_tls12_signature(
@@ -59,7 +59,7 @@ impl ServerCertVerifier for Witness {
         _: &CertificateDer,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("only looking".into()))
+        only_looking()
     }
 
     fn verify_tls13_signature(
@@ -68,12 +68,16 @@ impl ServerCertVerifier for Witness {
         _: &CertificateDer,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("only looking".into()))
+        only_looking()
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         ring::default_provider().signature_verification_algorithms.supported_schemes()
     }
+}
+
+fn only_looking<T>() -> Result<T, Error> {
+    Err(Error::General("only looking".into()))
 }
 
 /// Subject and issuer of a certificate (RFC 5280, section 4.1).
