@@ -1,48 +1,47 @@
-//! Draws images with a trained model: a picture of every stroke, the curves as SVG, and how good they are.
+//! Draws images with a trained model: a picture of every stroke, the curves as SVG, the strokes as JSON.
 
 mod common;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use common::{Compute, Data, Screen, say};
 use dood::{
-    Error, Observer, Result, checkpoint, data,
+    Error, Observer, Result, checkpoint,
+    files::{quoted, write_atomically},
+    measure::{Measured, Score, measure, spread},
     observer::Unit,
-    reconstruct::{Summary, reconstruct, write_png, write_svg},
+    reconstruct::{Reconstruction, pages, reconstruct, write_png, write_svg},
     rng::Rng,
     train::pixels,
 };
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use serde_json::json;
+use std::{path::PathBuf, process::ExitCode};
 
 /// Draws images stroke by stroke with a trained model.
 ///
-/// Every image is drawn several times, and the drawing with the highest likelihood is kept.
+/// Every image is drawn several times, and the drawing with the highest likelihood is shown. How good a model is on a whole set is
+/// said by the program evaluate.
 #[derive(Parser)]
 #[command(after_help = "\
 Examples:
   reconstruct --checkpoint runs/mnist-quick-warp/checkpoint-00002000.safetensors --data mnist
-  reconstruct --checkpoint runs/mnist-quick-warp --data kmnist --count 30 --out strange.svg")]
+  reconstruct --checkpoint runs/mnist-quick-warp --data kmnist --count 30 --out strange.svg
+  reconstruct --checkpoint runs/mnist-quick-warp --data mnist --count 1000 --out strokes.json")]
 struct Arguments {
     /// A checkpoint, or a run's folder for its newest one
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
     #[command(flatten)]
     data: Data,
-    /// How many images
+    /// How many images, from everywhere in the set; many are shown on several pages
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
-    /// From which part of the set
-    #[arg(long, default_value = "test")]
-    split: Split,
-    /// Drawings per image, of which the best is kept
+    /// Drawings per image, of which the best is shown
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     particles: u32,
     /// Also estimate the bound on log p(x) with this many particles per image (the paper: 200); takes a while
     #[arg(long, value_name = "PARTICLES", value_parser = clap::value_parser!(u32).range(1..))]
     iwae: Option<u32>,
-    /// A .png, beside which a .svg is written, or a .svg alone
+    /// A .png, beside which a .svg is written; a .svg alone; or a .json with the strokes as numbers and no picture
     #[arg(long, default_value = "reconstruction.png", value_name = "FILE")]
     out: PathBuf,
     /// Key of the random numbers
@@ -52,62 +51,77 @@ struct Arguments {
     compute: Compute,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Split {
-    Train,
-    Test,
-}
-
-/// The checkpoint itself, or the newest one of a folder.
-fn newest(path: &Path) -> Result<PathBuf> {
-    if !path.is_dir() {
-        return Ok(path.into());
-    }
-    checkpoint::latest(path)?.ok_or_else(|| Error::Usage(format!("there is no checkpoint in {}", path.display())))
-}
-
 fn draw(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
-    let kind = arguments.out.extension().and_then(|kind| kind.to_str());
-    if !matches!(kind, Some("png" | "svg")) {
-        return Err(Error::Usage(format!("--out {} must end in .png or .svg", arguments.out.display())));
+    let out = &arguments.out;
+    let kind = out.extension().and_then(|kind| kind.to_str()).unwrap_or_default();
+    if !["png", "svg", "json"].contains(&kind) {
+        return Err(Error::Usage(format!("--out {} must end in .png, .svg or .json", quoted(out))));
     }
-    let device = arguments.compute.open()?;
-    let (model, params) = checkpoint::load(&newest(&arguments.checkpoint)?, &device)?;
-    let set = data::load_or_fetch(&arguments.data.source, &arguments.data.options(model.config.image), screen)?;
-    let images = match arguments.split {
-        Split::Train => set.train,
-        Split::Test => set.test,
-    };
-    // Sets are often sorted by class, so the images are taken from everywhere.
-    let count = images.len().min(arguments.count as usize);
-    let x = pixels(&images, (0..count).map(|i| i * images.len() / count), &device);
-    let drawn = reconstruct(&model, &params, &x, arguments.particles as usize, Rng::new(arguments.seed, 0));
-    let svg = arguments.out.with_extension("svg");
-    write_svg(&svg, &drawn)?;
-    if kind == Some("png") {
-        write_png(&arguments.out, &drawn)?;
-        say!("Written: {}", arguments.out.display());
+    common::check_folder_of(out)?;
+    let path = checkpoint::find(&arguments.checkpoint)?;
+    let device = arguments.compute.open(screen)?;
+    let (model, params) = checkpoint::load(&path, &device)?;
+    let images = arguments.data.load(model.config.image, screen)?;
+    let which = spread(arguments.count as usize, images.len());
+    let x = pixels(&images, which.iter().copied(), &device);
+    let particles = arguments.particles as usize;
+    screen.begin("Drawing", Some((which.len() * particles) as u64), Unit::Items);
+    let drawn = reconstruct(&model, &params, &x, particles, Rng::new(arguments.seed, 0), screen);
+    screen.end();
+    let drawn = drawn?;
+
+    let mut written = vec![];
+    if kind == "json" {
+        write_atomically(out, |file| {
+            serde_json::to_writer(file, &strokes(&drawn, &which, images.side)).map_err(Into::into)
+        })?;
+        written.push(out.clone());
     }
-    say!("Written: {}", svg.display());
-    let Summary { log_likelihood, elbo, strokes } = Summary::of(&drawn);
-    say!("{count} images, the best of {} drawings each, in nats per image:", arguments.particles);
-    say!("  log-likelihood     {log_likelihood:10.1}");
-    say!("  ELBO               {elbo:10.1}");
-    say!("  strokes per image  {strokes:10.2}");
-    if let Some(particles) = arguments.iwae {
-        screen.begin("Measuring the bound", Some(count as u64), Unit::Items);
-        let mut sum = 0.0;
-        for i in 0..count {
-            screen.go_on()?;
-            let rng = Rng::new(arguments.seed.wrapping_add(1), i as u64);
-            sum += model.log_marginal(&params, &x.rows(i, 1), particles as usize, rng)[0];
-            screen.advance(1);
+    for kind in ["png", "svg"].into_iter().skip_while(|first| *first != kind) {
+        for (path, page) in pages(&out.with_extension(kind), &drawn) {
+            if kind == "png" {
+                write_png(&path, page)?
+            } else {
+                write_svg(&path, page)?
+            }
+            written.push(path);
         }
+    }
+    written.iter().for_each(|path| say!("Written: {}", quoted(path)));
+
+    let n = drawn.len() as f64;
+    let mean = |value: fn(&Reconstruction) -> f64| drawn.iter().map(value).sum::<f64>() / n;
+    let name = arguments.data.split.name();
+    say!("{} {name} images of {}, in nats per image:", drawn.len(), images.len());
+    say!("the drawings that are shown, the best of {particles} each");
+    say!("  log-likelihood     {:10.1}", mean(|drawn| drawn.log_likelihood));
+    say!("  strokes per image  {:10.2}", mean(|drawn| drawn.strokes.len() as f64));
+    let scores: Vec<Score> = drawn.iter().map(|drawn| drawn.score).collect();
+    say!("all {particles} drawings of each");
+    common::measured(&Measured::of(&scores, particles));
+    if let Some(particles) = arguments.iwae {
+        let drawings = which.len() as u64 * u64::from(particles);
+        screen.begin("Measuring", Some(drawings), Unit::Items);
+        let rng = Rng::new(arguments.seed.wrapping_add(1), 0);
+        let scores = measure((&model, &params), &images, &which, particles as usize, rng, screen);
         screen.end();
-        let mean = sum / count as f64;
-        say!("  IWAE bound         {mean:10.1}   ({particles} particles)");
+        say!("{particles} further drawings of each");
+        common::measured(&Measured::of(&scores?, particles as usize));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The strokes of all drawings in the format `dood-drawings`: control points and pen width in canvas coordinates in [0, 1].
+fn strokes(drawn: &[Reconstruction], which: &[usize], side: usize) -> serde_json::Value {
+    let drawing = |(drawn, image): (&Reconstruction, &usize)| {
+        let strokes = drawn
+            .strokes
+            .iter()
+            .map(|stroke| json!({"points": stroke.curve.points, "width": stroke.curve.sigma, "layout": stroke.layout}));
+        json!({"index": image, "log_likelihood": drawn.log_likelihood, "strokes": strokes.collect::<Vec<_>>(), "score": drawn.score})
+    };
+    let drawings: Vec<_> = drawn.iter().zip(which).map(drawing).collect();
+    json!({"format": "dood-drawings", "version": 1, "image": side, "drawings": drawings})
 }
 
 fn main() -> ExitCode {

@@ -5,6 +5,9 @@
 //! Everything printed can be checked by hand. With x = (1, 2), W = (0.5, −0.25), b = 0 the layer gives y = tanh(0) = 0; the loss
 //! (y − 1)² is 1; its derivative is 2(y − 1)·(1 − y²) = −2 with respect to b, times x with respect to W, times W with respect to x.
 
+mod common;
+
+use common::say;
 use dood::{Device, Grads, ParamsBuilder, Tape, Tensor, gradcheck::gradcheck, ops::Activation, optim::Adam};
 
 fn main() {
@@ -26,7 +29,7 @@ fn main() {
     // Walking the tape backwards adds to the gradients of the parameters, and returns those of the inputs.
     let inputs = tape.backward(loss, &mut grads);
     let show = |name: &str, found: Tensor, by_hand: &[f64]| {
-        println!("{name:10} {:?}", found.to_f64());
+        say!("{name:10} {:?}", found.to_f64());
         assert!(found.to_f64().iter().zip(by_hand).all(|(a, b)| (a - b).abs() < 1e-9), "{name} should be {by_hand:?}");
     };
     show("y", y.value(), &[0.0]);
@@ -44,6 +47,6 @@ fn main() {
 
     // The check that every op of the library has to pass: gradients against central differences, at random inputs.
     let worst = gradcheck(&[&[3, 2], &[4, 2], &[4]], |_, x| x[0].linear(x[1], x[2], Activation::Tanh));
-    println!("worst relative error of the layer's gradients: {worst:.0e}");
+    say!("worst relative error of the layer's gradients: {worst:.0e}");
     assert!(worst < 1e-8);
 }

@@ -3,14 +3,18 @@
 mod common;
 
 use clap::Parser;
-use common::{Compute, STOPPED, Screen, quoted, say};
+use common::{Compute, Reading, STOPPED, Screen, config, say, word};
 use dood::{
     Result,
     data::Source,
+    files::quoted,
+    measure::Measured,
+    model::Variant,
     ops::Placement,
-    train::{self, Ended, Measured, Options, Preset},
+    train::{Ended, Options, Plan, Preset, Resume},
 };
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -26,6 +30,8 @@ Examples:
   train --data idx:FOLDER --steps 5000           on your own images, in the format of MNIST
   train --preset paper --data mnist              as published: days on a GPU
   train --resume --out runs/mnist-quick-warp     go on with a run that was stopped
+  train --print-config > mine.toml               every size and setting, to be changed
+  train --config mine.toml                       a run with them
 
 Files in the run's folder:
   reconstruction.png, .svg    test images as the model draws them; older ones are in history/
@@ -38,12 +44,14 @@ struct Arguments {
     /// idx:FOLDER; synthetic [default: synthetic]
     #[arg(long, value_name = "SOURCE", value_parser = common::source())]
     data: Option<Source>,
-    /// Fetch the data from their official address if they are not there
-    #[arg(long)]
-    download: bool,
+    #[command(flatten)]
+    reading: Reading,
     /// Model size and settings: quick (minutes) or paper (as published) [default: quick]
     #[arg(long, value_parser = word::<Preset>)]
     preset: Option<Preset>,
+    /// Which model of the paper: dood, sp (fixed prior), eg (no guidance), dr (no renderer), air or dair [default: dood]
+    #[arg(long)]
+    model: Option<Variant>,
     /// How strokes get onto the canvas: warp (drawn in a window, then warped) or points (control points are moved) [default: warp]
     #[arg(long, value_parser = word::<Placement>)]
     placement: Option<Placement>,
@@ -62,12 +70,18 @@ struct Arguments {
     /// Learning rate of the decision to stop (the paper's text says 0.001, its code used that of the model)
     #[arg(long, value_name = "RATE")]
     onoff_rate: Option<f64>,
-    /// Folder for everything the run writes [default: runs/DATA-PRESET-PLACEMENT]
+    /// Folder for everything the run writes [default: runs/DATA-PRESET-PLACEMENT, with another model than dood runs/DATA-PRESET-MODEL-PLACEMENT]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
-    /// Go on from the newest checkpoint in the folder
+    /// Go on from the newest checkpoint in the folder, or from this one
+    #[arg(long, value_name = "FILE")]
+    resume: Option<Option<PathBuf>>,
+    /// A TOML file with any sizes and settings, in the tables [model] and [run]; other options have precedence
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print all sizes and settings that would be used, as such a file, and stop
     #[arg(long)]
-    resume: bool,
+    print_config: bool,
     /// Updates between checkpoints
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
     checkpoint_every: Option<u64>,
@@ -77,22 +91,21 @@ struct Arguments {
     /// Updates between rows of metrics
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
     log_every: Option<u64>,
-    /// Particles of the bound on log p(x) estimated at the end, 0 for none [default: 20, paper 200]
+    /// Particles of the bound on log p(x) of 64 test images that is estimated at the end, 0 for none [default: 20, paper 200]
     #[arg(long, value_name = "PARTICLES")]
     iwae: Option<usize>,
     #[command(flatten)]
     compute: Compute,
 }
 
-/// Reads a value that is written as one word, as in checkpoints.
-fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
-    serde_json::from_value(text.into()).map_err(|e| e.to_string())
-}
-
 fn train(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
+    let overrides = arguments.config.as_deref().map(config::read).transpose()?;
     let options = Options {
         data: arguments.data,
+        fit: arguments.reading.fit,
+        invert: arguments.reading.invert,
         preset: arguments.preset,
+        model: arguments.model,
         placement: arguments.placement,
         steps: arguments.steps,
         batch: arguments.batch.map(|batch| batch as usize),
@@ -102,47 +115,58 @@ fn train(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         log_every: arguments.log_every,
         picture_every: arguments.picture_every,
         checkpoint_every: arguments.checkpoint_every,
+        overrides: overrides.unwrap_or_default(),
         out: arguments.out,
-        resume: arguments.resume,
-        download: arguments.download,
+        resume: match arguments.resume {
+            None => Resume::No,
+            Some(None) => Resume::Newest,
+            Some(Some(file)) => Resume::From(file),
+        },
+        download: arguments.reading.download,
         iwae: arguments.iwae,
     };
-    let ended = train::run(&options, &arguments.compute.open()?, screen)?;
-    Ok(match ended.measured {
+    let plan = Plan::new(&options)?;
+    if arguments.print_config {
+        say!("{}", config::text(&plan)?.trim_end());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let ended = plan.run(&arguments.compute.open(screen)?, screen)?;
+    Ok(match &ended.measured {
         Some(measured) => {
-            summary(&ended, &measured);
+            summary(&ended, measured)?;
             ExitCode::SUCCESS
         }
         None => {
             say!("Stopped after step {}. To go on:", ended.updates);
-            say!("  {}", command(&ended.folder, &arguments.compute));
+            say!("  {}", command(&ended.folder, options.iwae, &arguments.compute)?);
             ExitCode::from(STOPPED)
         }
     })
 }
 
-/// What continues a run, as typed.
-fn command(folder: &Path, compute: &Compute) -> String {
-    let program = std::env::args_os().next().unwrap_or_else(|| "train".into());
-    let mut words = vec![program, "--resume".into(), "--out".into(), folder.into()];
+/// What continues a run from any folder, as typed.
+fn command(folder: &Path, iwae: Option<usize>, compute: &Compute) -> Result<String> {
+    let mut words = vec![common::own_path(), "--resume".into(), "--out".into(), common::absolute(folder)?.into()];
+    if let Some(particles) = iwae {
+        words.extend::<[OsString; 2]>(["--iwae".into(), particles.to_string().into()]);
+    }
     words.extend(compute.words());
-    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+    Ok(words.iter().map(quoted).collect::<Vec<_>>().join(" "))
 }
 
 /// What was reached, where it is, and what to do next.
-fn summary(ended: &Ended, measured: &Measured) {
-    let folder = ended.folder.display();
+fn summary(ended: &Ended, measured: &Measured) -> Result<()> {
+    let Measured { images, particles, .. } = measured;
     say!("{} steps made.", ended.updates);
-    say!("On {} test images, in nats per image:", measured.images);
-    say!("  log-likelihood     {:10.1}", measured.summary.log_likelihood);
-    say!("  ELBO               {:10.1}", measured.summary.elbo);
-    if let Some((bound, particles)) = measured.bound {
-        say!("  IWAE bound         {bound:10.1}   ({particles} particles)");
-    }
-    say!("  strokes per image  {:10.2}", measured.summary.strokes);
-    say!("\nPictures    {folder}/reconstruction.png, and as curves reconstruction.svg");
-    say!("Curves      {folder}/metrics.svg, from metrics.csv; or tensorboard --logdir {folder}");
-    say!("Checkpoint  {}", ended.checkpoint.display());
+    let drawings = if *particles == 1 { "one drawing".into() } else { format!("{particles} drawings") };
+    say!("On {images} of {} test images, {drawings} of each, in nats per image:", ended.test_images);
+    common::measured(measured);
+    let folder = &ended.folder;
+    let file = |name: &str| quoted(folder.join(name));
+    say!("\nPictures    {}, and as curves reconstruction.svg", file("reconstruction.png"));
+    say!("Curves      {}, from metrics.csv; or tensorboard --logdir {}", file("metrics.svg"), quoted(folder));
+    say!("Checkpoint  {}", quoted(&ended.checkpoint));
+    Ok(())
 }
 
 fn main() -> ExitCode {

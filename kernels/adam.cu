@@ -5,13 +5,13 @@ KERNEL __launch_bounds__(256) adam(const REAL* g, const REAL* healthy, REAL* p, 
                                    const unsigned* clock) {
     if (healthy && healthy[0] == (REAL)0) return;
     double t = (double)clock_step(update, clock);
-    REAL correct1 = (REAL)(1.0 / (1.0 - pow(0.9, t))), correct2 = (REAL)(1.0 / (1.0 - pow(0.999, t)));
+    REAL correct1 = (REAL)(1.0 / (1.0 - pow(BETA1, t))), correct2 = (REAL)(1.0 / (1.0 - pow(BETA2, t)));
     for (long long i = first_element(); i < n; i += element_stride()) {
         REAL grad = g[i];
-        REAL mean = (REAL)0.9 * m[i] + (REAL)(1.0 - 0.9) * grad;
-        REAL square = (REAL)0.999 * v[i] + (REAL)(1.0 - 0.999) * (grad * grad);
+        REAL mean = (REAL)BETA1 * m[i] + (REAL)(1.0 - BETA1) * grad;
+        REAL square = (REAL)BETA2 * v[i] + (REAL)(1.0 - BETA2) * (grad * grad);
         m[i] = mean;
         v[i] = square;
-        p[i] -= rate * correct1 * mean / (sqrt(square * correct2) + (REAL)1e-8);
+        p[i] -= rate * correct1 * mean / (sqrt(square * correct2) + (REAL)EPS);
     }
 }

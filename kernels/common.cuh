@@ -18,7 +18,6 @@ struct alignas(16) Pack {
 
 // Inputs whose number is known at run time, by value; null pointers in the places beyond them. A kernel takes it as
 // `const __grid_constant__ Table`, so that no thread makes a copy of it.
-#define TABLE 8
 struct Table {
     const REAL* at[TABLE];
 };
@@ -106,6 +105,14 @@ __device__ __forceinline__ uint4 philox(u64 seed, u64 step, unsigned stream, uns
         k1 += 0xBB67AE85u;
     }
     return make_uint4(c0, c1, c2, c3);
+}
+
+// x, if it is what a rounding to tf32 or bf16 leaves finite; else the largest number of that type, with the sign of x. An infinite x
+// and NaN stay what they are.
+#define LARGEST_TF32 3.4011621342146535e38f
+#define LARGEST_BF16 3.3895313892515355e38f
+__device__ __forceinline__ float roundable(float x, float largest) {
+    return fabsf(x) > largest && fabsf(x) <= 3.4028234663852886e38f ? copysignf(largest, x) : x;
 }
 
 // ---- Tensor cores and asynchronous copies -------------------------------------------------------------------------------

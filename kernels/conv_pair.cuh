@@ -1,22 +1,12 @@
 // What the kernels of conv_pair.cu are made of: tiles in shared memory, and products of them with and without tensor cores.
 
-#define STRIP 4
-#define INS 8
-#define OUTS 16
 // Floats from one row to the next in shared memory. Several channels lie as [rows][channels][ROW]: the distances are known to the
 // compiler, and neighbouring channels begin in different memory banks.
-template <bool TENSOR> constexpr int ROW = TENSOR ? 56 : 52;
-#define X_ROW 56
-#define Z1_ROW 60
-// Distance of packed weights from one tap to the next: a little more than the channels, for the sake of the memory banks.
-#define OUT_STEP 20
-#define IN_STEP 12
-// For tensor cores they lie as in w₂ itself: distance from one second channel to the next in the forward, where 72 would make lanes
+template <bool TENSOR> constexpr int ROW = TENSOR ? TENSOR_ROW : PLAIN_ROW;
+// Packed weights have OUT_STEP or IN_STEP from one tap to the next. For tensor cores they lie as in w₂ itself: distance from one second channel to the next in the forward, where 72 would make lanes
 // meet in a bank, and in the backward, where it does not.
 #define W2_FORWARD 76
 #define W2_BACKWARD 72
-// Nine taps, rounded up.
-#define TAPS 12
 // Tensor cores are for floats, which also fit twice on a multiprocessor.
 constexpr bool FLOAT = sizeof(REAL) == 4;
 #define RESIDENT (FLOAT ? 2 : 1)
@@ -71,7 +61,7 @@ struct Sizes {
 
 // A number as it is kept in shared memory to be multiplied.
 template <bool TENSOR> __device__ __forceinline__ REAL stored(REAL x) {
-    return TENSOR ? __uint_as_float(to_tf32(x)) : x;
+    return TENSOR ? __uint_as_float(to_tf32(roundable(x, LARGEST_TF32))) : x;
 }
 
 // A window of an image with zeros around it.

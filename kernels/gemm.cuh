@@ -7,25 +7,23 @@
 // A *source* is a row-major matrix whose elements are asked for by fours: `fetch(row, column, held)` starts to read what four
 // neighbours of a row need (column is a multiple of 4; 0 outside), `value(held, out)` gives them later, when that has arrived.
 
-enum Math { F32 = 0, TF32 = 1, BF16 = 2 };  // as MathMode in src/gpu.rs
-
 // A block's threads (warps, with tensor cores) form slices; each multiplies its own share of a stage's inner elements.
 struct Small {
     static constexpr bool PACKED = false;
-    static constexpr int BM = 32, BN = 32, BK = 64;
+    static constexpr int BM = SMALL_M, BN = SMALL_N, BK = SMALL_K;
     static constexpr int TM = 4, TN = 4, THREAD_SLICES = 4, UNROLL = 2;  // a thread's part of the tile
     static constexpr int WARPS_M = 2, WARPS_N = 2, WARP_SLICES = 2;      // how many warps share the tile
 };
 struct Large {
     static constexpr bool PACKED = true;
-    static constexpr int BM = 64, BN = 128, BK = 16;
+    static constexpr int BM = LARGE_M, BN = LARGE_N, BK = LARGE_K;
     static constexpr int TM = 8, TN = 8, THREAD_SLICES = 2, UNROLL = 2;  // more would need more registers than two blocks can have
     static constexpr int WARPS_M = 2, WARPS_N = 4, WARP_SLICES = 1;
 };
 
 // Distance between rows of the staged operands: 8 modulo 32, so that what a warp reads for the tensor cores lies in 32 banks.
-#define STRIDE(side) ((side) + 8)
-#define TILE_STRIDE(Tile) (Tile::BN + 4)
+#define STRIDE(side) ((side) + STAGE_PAD)
+#define TILE_STRIDE(Tile) (Tile::BN + TILE_PAD)
 // Columns are swapped by k, so that a transposing store meets different banks; groups of 8 columns stay together.
 __device__ __forceinline__ int swapped(int column, int k) { return column ^ ((k >> 2 & 3) << 3); }
 
@@ -100,7 +98,9 @@ template <class Tile, int SIDE, bool BY_K, class Source> struct Stage {
             alignas(16) REAL values[4];
             source.value(held[c], values);
             if constexpr (MATH == TF32)
-                for (int i = 0; i < 4; i++) values[i] = __uint_as_float(to_tf32(values[i]));
+                for (int i = 0; i < 4; i++) values[i] = __uint_as_float(to_tf32(roundable(values[i], LARGEST_TF32)));
+            if constexpr (MATH == BF16)
+                for (int i = 0; i < 4; i++) values[i] = roundable(values[i], LARGEST_BF16);
             if constexpr (BY_K) {
                 int side = side_of(v), k = k_of(v);
                 for (int i = 0; i < 4; i++) to[(k + i) * STRIDE(SIDE) + swapped(side, k)] = values[i];

@@ -1,8 +1,5 @@
 // The learning signal of the on/off decisions and its centring, in one block.
 
-// How much of the running statistics survives a step.
-#define DECAY 0.8
-
 // y = (raw - c)/max(1, sqrt v), with running mean c and variance v of the unmasked values updated before use. The first time
 // (`first`) the old ones are not read but taken from this batch. Sums in double precision.
 __device__ void normalise_block(

@@ -5,10 +5,8 @@
 // src/ops/render_stroke/launches.rs, which computes the same sizes. The naive ones do what is particular to a stroke on images of any size,
 // between the kernels of bezier.cu, place_points.cu and raster.cu.
 
-#define THREADS 512
 #define WARPS (THREADS / WARP)
-#define MOST_POINTS 32
-#define MOST_PIXELS 8   // per thread: 64·64 / THREADS
+#define MOST_PIXELS (MOST_SIDE * MOST_SIDE / THREADS)  // per thread
 #define SUMS 8          // of the backward: six of the matrix, two of the pen
 
 __device__ __forceinline__ int round_up(int n, int to) { return (n + to - 1) / to * to; }

@@ -16,7 +16,7 @@ mod tests;
 use crate::{
     DType, Device, Error, Params, ParamsBuilder, Result, Spec, Tensor,
     device::on_device,
-    files,
+    files::{self, quoted},
     model::{Config, Model, Start, objective::Running},
     optim::Adam,
     real::Real,
@@ -27,8 +27,7 @@ use serde_json::Value;
 use std::{
     collections::HashSet,
     fmt::Write as _,
-    fs,
-    io::{self, ErrorKind, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -226,16 +225,37 @@ impl<'a> Checkpoint<'a> {
             .map(|()| slab)
         });
         let [m, v] = moments;
-        let count = |name: &str| {
-            let bytes = self.bytes(name).try_into().expect("checked to be one I64");
-            u64::try_from(i64::from_le_bytes(bytes)).map_err(|_| self.fail(&format!("{name} is negative")))
-        };
-        adam.restore(m?, v?, count("adam.step")?);
+        adam.restore(m?, v?, self.count("adam.step")?);
         let mut statistics = [0.0; 2];
         self.read("nvil.mean", &mut statistics[..1])?;
         self.read("nvil.var", &mut statistics[1..])?;
         let statistics = Tensor::from_f64(device, &[2], &statistics);
-        Ok(Running { statistics, iteration: count("iteration")? })
+        Ok(Running { statistics, iteration: self.count("iteration")? })
+    }
+
+    /// Compares all names, shapes and types with what training needs, without reading a value.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] as for [`Checkpoint::model`] and [`Checkpoint::resume`].
+    pub fn check_all(&self) -> Result<()> {
+        let mut builder = ParamsBuilder::blank();
+        Model::declare(&self.config, Start::new(0), &mut builder)?;
+        self.check(builder.specs(), &[""], true)?;
+        self.check(builder.specs(), &["adam.m.", "adam.v."], false)
+    }
+
+    /// The number of updates that were made, of a checkpoint of a run.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if it is not one of a run.
+    pub fn updates(&self) -> Result<u64> {
+        self.check(&[], &[], false)?;
+        self.count("iteration")
+    }
+
+    fn count(&self, name: &str) -> Result<u64> {
+        let bytes = self.bytes(name).try_into().expect("checked to be one I64");
+        u64::try_from(i64::from_le_bytes(bytes)).map_err(|_| self.fail(&format!("{name} is negative")))
     }
 
     /// Fills a slab on the GPU, by way of the host.
@@ -280,6 +300,9 @@ impl<'a> Checkpoint<'a> {
         } else {
             NUMBERS.iter().for_each(|(name, allowed)| expect(name.to_string(), &[], allowed));
         }
+        if let Some(cause) = self.common_cause(&missing, &types) {
+            return Err(self.fail(&cause));
+        }
         let problems = [
             ("missing: ", missing),
             ("of another shape: ", shapes),
@@ -289,13 +312,33 @@ impl<'a> Checkpoint<'a> {
         let problems: Vec<String> = problems
             .into_iter()
             .filter(|(_, names)| !names.is_empty())
-            .map(|(what, names)| what.to_owned() + &names.join(", "))
+            .map(|(what, names)| what.to_owned() + &few(&names))
             .collect();
         if problems.is_empty() {
             Ok(())
         } else {
             Err(self.fail(&format!("entries are wrong; {}", problems.join("; "))))
         }
+    }
+
+    /// What explains all names that are missing, or all types that are wrong, at once.
+    fn common_cause(&self, missing: &[String], types: &[String]) -> Option<String> {
+        let half = types.iter().all(|found| found.ends_with(" is F16") || found.ends_with(" is BF16"));
+        if !types.is_empty() && half {
+            return Some(format!(
+                "its values are in half precision ({}): write it again in single precision, for example after model.float() in PyTorch",
+                types[0].rsplit(' ').next().unwrap_or_default()
+            ));
+        }
+        let names = self.entries.offset_keys();
+        let first = missing.first()?;
+        let prefix = names.iter().find_map(|name| name.strip_suffix(first).filter(|prefix| !prefix.is_empty()))?;
+        names.iter().all(|name| name.starts_with(prefix)).then(|| {
+            format!(
+                "all its names begin with {prefix:?}, as a wrapper (DataParallel, torch.compile, Lightning) puts it there: write it again \
+                 without, from the state of the model inside"
+            )
+        })
     }
 
     fn bytes(&self, name: &str) -> &'a [u8] {
@@ -323,6 +366,15 @@ impl<'a> Checkpoint<'a> {
     }
 }
 
+/// A few of many names.
+fn few(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    match names.len() {
+        all if all <= SHOWN + 1 => names.join(", "),
+        all => format!("{} and {} more", names[..SHOWN].join(", "), all - SHOWN),
+    }
+}
+
 /// The single numbers of training, and the types they may have.
 const NUMBERS: [(&str, &[Dtype]); 4] = [
     ("adam.step", &[Dtype::I64]),
@@ -338,12 +390,25 @@ fn damage(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
     let looks_right = bytes.get(8) == Some(&b'{') && header < 1 << 30;
     match error {
         _ if bytes.is_empty() => "it is empty".into(),
+        _ if bytes.iter().all(|&byte| byte == 0) => "it holds nothing but zeros, as after a power failure".into(),
+        _ if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") => {
+            "it is a file of torch.save or a zip archive, not a safetensors file".into()
+        }
+        _ if bytes.starts_with(b"version https://git-lfs") => {
+            "it is a pointer of Git LFS, not the file itself: fetch that with `git lfs pull`".into()
+        }
+        _ if is_web_page(bytes) => "it is a web page, not a safetensors file: download the file itself".into(),
         MetadataIncompleteBuffer | InvalidHeaderLength if looks_right => {
             format!("it is truncated or has bytes too many ({} bytes)", bytes.len())
         }
         _ if looks_right => format!("its header is damaged ({error})"),
         _ => "it is not a safetensors file".into(),
     }
+}
+
+fn is_web_page(bytes: &[u8]) -> bool {
+    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).trim_start().to_lowercase();
+    start.starts_with("<!doctype html") || start.starts_with("<html")
 }
 
 /// The configuration in `text`, or what is wrong with it.
@@ -367,15 +432,21 @@ pub fn path(folder: &Path, step: u64) -> PathBuf {
     folder.join(format!("checkpoint-{step:08}.safetensors"))
 }
 
-/// The steps of all checkpoints in `folder`, in ascending order; none if there is no such folder.
+/// The update that `name` belongs to, if it is exactly the name of a checkpoint.
+fn step_of(name: &str) -> Option<u64> {
+    let step = name.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok()?;
+    (path(Path::new(""), step).to_str() == Some(name)).then_some(step)
+}
+
+/// The update that a file belongs to, by its name.
+pub(crate) fn step_of_path(path: &Path) -> Option<u64> {
+    step_of(path.file_name()?.to_str()?)
+}
+
+/// The steps of all checkpoints in `folder`, in ascending order; none if there is no such folder. Files with names that are only
+/// similar, and folders, are not among them.
 pub fn steps(folder: &Path) -> Result<Vec<u64>> {
-    let list = match fs::read_dir(folder) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(vec![]),
-        list => list.and_then(|list| list.collect::<io::Result<Vec<_>>>()),
-    };
-    let list = list.map_err(|e| Error::io("list the folder", folder, e))?;
-    let step = |name: &str| name.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok();
-    let mut steps: Vec<u64> = list.iter().filter_map(|entry| step(entry.file_name().to_str()?)).collect();
+    let mut steps: Vec<u64> = files::names(folder)?.iter().filter_map(|name| step_of(name)).collect();
     steps.sort_unstable();
     Ok(steps)
 }
@@ -385,24 +456,65 @@ pub fn latest(folder: &Path) -> Result<Option<PathBuf>> {
     Ok(steps(folder)?.last().map(|&step| path(folder, step)))
 }
 
-/// Removes all but the newest `keep` checkpoints of `folder`, and what interrupted writes have left behind.
-pub fn prune(folder: &Path, keep: usize) -> Result<()> {
-    let steps = steps(folder)?;
-    let old = steps.iter().rev().skip(keep).map(|&step| path(folder, step));
-    let abandoned = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with(".checkpoint-") && name.ends_with(".partial")
-    };
-    let list = fs::read_dir(folder).map_err(|e| Error::io("list the folder", folder, e))?;
-    let partial = list.filter_map(|entry| Some(entry.ok()?.path())).filter(abandoned);
-    old.chain(partial).try_for_each(|path| match fs::remove_file(&path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", &path, e)),
-        _ => Ok(()),
+/// The file itself, or the newest checkpoint of a run's folder.
+///
+/// # Errors
+/// [`Error::Usage`] if there is none in that folder.
+pub fn find(file_or_folder: &Path) -> Result<PathBuf> {
+    if !file_or_folder.is_dir() {
+        return Ok(file_or_folder.into());
+    }
+    latest(file_or_folder)?.ok_or_else(|| {
+        Error::Usage(format!(
+            "there is no checkpoint in the folder {}: name the folder of a run, or a file",
+            quoted(file_or_folder)
+        ))
     })
 }
 
-/// The model and its parameters from a file, for evaluation.
-pub fn load(path: &Path, device: &Device) -> Result<(Model, Params)> {
-    let bytes = files::read(path)?;
-    Checkpoint::parse(&bytes, &path.display().to_string())?.model(device)
+/// Removes all but the newest `keep` checkpoints of `folder`, and what interrupted writes have left behind.
+pub fn prune(folder: &Path, keep: usize) -> Result<()> {
+    let steps = steps(folder)?;
+    steps.iter().rev().skip(keep).try_for_each(|&step| files::remove(&path(folder, step)))?;
+    files::remove_abandoned(folder, |name| step_of(name).is_some())
+}
+
+/// The model and its parameters from a file, or from the newest checkpoint of a run's folder, for evaluation.
+///
+/// # Errors
+/// [`Error::Checkpoint`] if it cannot be used; then the sentence names the newest one beside it that can.
+pub fn load(file_or_folder: &Path, device: &Device) -> Result<(Model, Params)> {
+    let path = find(file_or_folder)?;
+    let bytes = files::read(&path)?;
+    Checkpoint::parse(&bytes, &path.display().to_string())
+        .and_then(|checkpoint| checkpoint.model(device))
+        .map_err(|error| with_advice(error, &path))
+}
+
+/// Adds to an error about the checkpoint `path` of a run what still works: the newest one beside it that is whole.
+pub(crate) fn with_advice(error: Error, path: &Path) -> Error {
+    let Error::Checkpoint(sentence) = error else { return error };
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let own = step_of_path(path);
+    let others = |own: u64| steps(folder).ok().map(|steps| steps.into_iter().filter(move |&step| step != own));
+    let whole = own.and_then(others).and_then(|others| {
+        let mut others: Vec<PathBuf> = others.map(|step| self::path(folder, step)).collect();
+        others.reverse();
+        others.into_iter().find(|other| is_whole(other))
+    });
+    Error::Checkpoint(match whole {
+        Some(whole) => format!("{sentence}; {} is whole: name that one, or delete {}", quoted(&whole), quoted(path)),
+        None => sentence,
+    })
+}
+
+/// Whether training can go on from a file.
+fn is_whole(path: &Path) -> bool {
+    let whole = || -> Result<()> {
+        let bytes = files::read(path)?;
+        let checkpoint = Checkpoint::parse(&bytes, "")?;
+        checkpoint.check_all()?;
+        checkpoint.model(&Device::cpu()).map(|_| ())
+    };
+    whole().is_ok()
 }

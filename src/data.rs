@@ -5,6 +5,10 @@
 //!
 //! [`load_or_fetch`] reads a [`Source`], [`read_picture`] a single picture.
 
+#[cfg(feature = "download")]
+pub mod download;
+#[cfg(not(feature = "download"))]
+#[path = "data/no_download.rs"]
 pub mod download;
 mod files_in;
 mod fit;

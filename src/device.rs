@@ -1,8 +1,9 @@
 //! Where tensors live and in which precision. Chosen at run time; model code never names it.
 
 use crate::{
-    DType, Error, MathMode, Result,
+    DType, Error, MathMode, Observer, Result,
     gpu::{self, Gpu},
+    observer::Silent,
 };
 use std::sync::Arc;
 
@@ -54,18 +55,18 @@ impl Device {
     }
 
     /// The device that a user names: `auto` (the first GPU if there is one that can be used, else the CPU), `cpu`, `cuda`, or
-    /// `cuda:1` and so on for further GPUs. All kernels are compiled, where that was not done before, and a GPU that is there but
-    /// cannot be used by `auto` gets a line on stderr that says why.
+    /// `cuda:1` and so on for further GPUs. All kernels are compiled, where that was not done before, which `observer` can follow; it
+    /// is also told why `auto` cannot use a GPU that should be there.
     ///
     /// # Errors
     /// [`Error::Usage`] for another word, [`Error::Device`] where no such device can be used.
-    pub fn from_name(name: &str, math: MathMode) -> Result<Self> {
+    pub fn open(name: &str, math: MathMode, observer: &dyn Observer) -> Result<Self> {
         let ordinal = match name {
             "cpu" => return Ok(Device::cpu()),
-            "auto" if !gpu::is_available() => return Ok(Device::cpu()),
+            "auto" if !gpu::is_expected() => return Ok(Device::cpu()),
             "auto" => {
-                return Device::from_name("cuda", math).or_else(|why| {
-                    eprintln!("{why}; this run uses the CPU");
+                return Device::open("cuda", math, observer).or_else(|why| {
+                    observer.note(&format!("{why}; this run uses the CPU"));
                     Ok(Device::cpu())
                 });
             }
@@ -75,11 +76,19 @@ impl Device {
         match ordinal {
             Some(ordinal) => {
                 let device = Device::cuda(ordinal, DType::F32, math)?;
-                device.gpu().expect("it is one").compile_all();
+                device.gpu().expect("it is one").compile_all(observer);
                 Ok(device)
             }
             None => Err(Error::Usage(format!("unknown device {name:?}; choose auto, cpu, cuda or cuda:N"))),
         }
+    }
+
+    /// [`Device::open`] without an observer.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_name(name: &str, math: MathMode) -> Result<Self> {
+        Device::open(name, math, &Silent)
     }
 
     /// Waits until everything asked of the device is done. Ops do not return errors; the first one since the last call comes out

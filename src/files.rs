@@ -2,8 +2,9 @@
 
 use crate::{Error, Result};
 use std::{
+    ffi::OsStr,
     fs::{self, File},
-    io::{BufWriter, Write},
+    io::{BufWriter, ErrorKind, Write},
     path::{Path, PathBuf},
 };
 
@@ -33,6 +34,67 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::i
 fn partial(path: &Path) -> PathBuf {
     let name = path.file_name().map_or_else(|| "file".into(), |n| n.to_string_lossy());
     path.with_file_name(format!(".{name}.{}.partial", std::process::id()))
+}
+
+/// Removes from `folder` what writes that were interrupted have left behind of files that are `ours`.
+pub(crate) fn remove_abandoned(folder: &Path, ours: impl Fn(&str) -> bool) -> Result<()> {
+    let partial_of = |name: &str| {
+        let (name, process) = name.strip_prefix('.')?.strip_suffix(".partial")?.rsplit_once('.')?;
+        (ours(name) && !process.is_empty() && process.bytes().all(|digit| digit.is_ascii_digit())).then_some(())
+    };
+    for name in names(folder)? {
+        if partial_of(&name).is_some() {
+            remove(&folder.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// The names of all files in `folder`, as far as they are UTF-8; folders and the like are left out. None if there is no such folder.
+pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
+    let list = || -> std::io::Result<Vec<String>> {
+        let mut names = vec![];
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            // Follows links.
+            if fs::metadata(entry.path()).is_ok_and(|found| found.is_file()) {
+                names.extend(entry.file_name().into_string());
+            }
+        }
+        Ok(names)
+    };
+    match list() {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(vec![]),
+        names => names.map_err(|e| Error::io("list the folder", folder, e)),
+    }
+}
+
+/// Removes a file; that it is not there is no error.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// A path or another word of a command so that a shell takes it as one word with exactly these bytes: as it is where that is possible,
+/// else in quotes, `$'…'` (bash, zsh, ksh) where it is not UTF-8 or holds control characters.
+pub fn quoted(word: impl AsRef<OsStr>) -> String {
+    let word = word.as_ref();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:=@%".contains(c);
+    match word.to_str() {
+        Some(text) if !text.is_empty() && text.chars().all(plain) => text.into(),
+        Some(text) if !text.contains(char::is_control) => format!("'{}'", text.replace('\'', "'\\''")),
+        _ => {
+            let escaped = word.as_encoded_bytes().iter().map(|&byte| match byte {
+                b'\'' | b'\\' => format!("\\{}", byte as char),
+                b' '..=b'~' => (byte as char).to_string(),
+                // Octal, because a digit may follow: at most three are read.
+                _ => format!("\\{byte:03o}"),
+            });
+            format!("$'{}'", escaped.collect::<String>())
+        }
+    }
 }
 
 /// Creates `folder` and its parents, with a sentence if that is not possible.
@@ -74,5 +136,66 @@ mod tests {
         assert!(failed.unwrap_err().to_string().contains("disk full"));
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn only_partial_files_of_our_own_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = [
+            ".a.csv.partial",
+            ".b.csv.12.partial",
+            ".a.csv.x2.partial",
+            "a.csv.12.partial",
+            ".a.csv.12.partial2",
+            "a.csv",
+        ];
+        for name in kept.into_iter().chain([".a.csv.12.partial", ".a.csv.7.partial"]) {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        fs::create_dir(folder.path().join(".a.csv.3.partial")).unwrap();
+        remove_abandoned(folder.path(), |name| name == "a.csv").unwrap();
+        let mut left = names(folder.path()).unwrap();
+        left.sort();
+        let mut kept = kept.map(String::from);
+        kept.sort();
+        assert_eq!(left, kept);
+        assert!(folder.path().join(".a.csv.3.partial").is_dir());
+    }
+
+    /// What bash makes of a quoted word.
+    #[cfg(unix)]
+    fn read_by_bash(word: &OsStr) -> Vec<u8> {
+        let script = format!("printf %s {}", quoted(word));
+        std::process::Command::new("bash").args(["-c", &script]).output().unwrap().stdout
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_shell_reads_the_same_bytes_from_a_quoted_word() {
+        use std::os::unix::ffi::OsStrExt;
+        if std::process::Command::new("bash").arg("--version").output().is_err() {
+            let _ = writeln!(std::io::stderr(), "skipped: there is no bash");
+            return;
+        }
+        let words: [&[u8]; 14] = [
+            b"plain/name-1.2",
+            b"",
+            b"two words",
+            b"it's",
+            b"\"double\"",
+            b"$HOME `id` $(id)",
+            b"a\\b",
+            b"back\\",
+            "gr\u{fc}n".as_bytes(),
+            b"latin\xe9",
+            b"latin\xe97",
+            b"new\nline",
+            b"tab\t'and quote\xff",
+            b"~/#!*?[x];&|<>",
+        ];
+        for word in words {
+            assert_eq!(read_by_bash(OsStr::from_bytes(word)), word, "{}", quoted(OsStr::from_bytes(word)));
+        }
+        assert_eq!(quoted("runs/a"), "runs/a");
     }
 }

@@ -10,13 +10,13 @@ mod compile;
 mod graph;
 mod launch;
 mod open;
+mod request;
 
-pub(crate) use arena::{Block, Span};
-pub use compile::{SOURCES, assemble, options};
+pub(crate) use arena::Block;
 pub(crate) use graph::Graph;
-pub use graph::GraphSize;
-pub(crate) use launch::{Arg, Launch, TABLE, args};
-pub(crate) use open::is_available;
+pub(crate) use open::is_expected;
+pub use request::GraphSize;
+pub(crate) use request::{Arg, Launch, Span, args};
 
 use crate::{DType, Error, MathMode, Result};
 use arena::{Arena, Memory};

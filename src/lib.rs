@@ -46,19 +46,19 @@
 //!    [`model::objective`] is what training minimises.
 //! 8. [`data`]: where images come from.
 //! 9. [`train`]: one update after the other, and around it [`checkpoint`], [`metrics`], [`figures`]; [`reconstruct`](mod@reconstruct)
-//!    shows what a trained model draws.
+//!    shows what a trained model draws, [`measure`](mod@measure) says how good it is.
 //!
 //! # Rooms
 //!
 //! A file uses only modules that stand before its own; `tests/rooms.rs` holds this table to it.
 //!
 //! ```text
-//! ground   error observer files dtype real rng cpu matmul
+//! ground   error observer files dtype kernels real rng cpu matmul
 //! card     gpu
 //! engine   device tensor slot op profile params tape
 //! parts    ops gradcheck optim nn
 //! paper    model
-//! work     data checkpoint figures metrics reconstruct train
+//! work     data checkpoint figures metrics measure eval reconstruct train
 //! ```
 //!
 //! # Errors
@@ -73,11 +73,18 @@ pub mod data;
 mod device;
 mod dtype;
 pub mod error;
+pub mod eval;
 pub mod figures;
 pub mod files;
+#[cfg(feature = "cuda")]
+pub mod gpu;
+#[cfg(not(feature = "cuda"))]
+#[path = "gpu/absent.rs"]
 pub mod gpu;
 pub mod gradcheck;
+pub mod kernels;
 mod matmul;
+pub mod measure;
 pub mod metrics;
 pub mod model;
 pub mod nn;

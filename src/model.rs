@@ -76,6 +76,11 @@ impl Model {
         self.config.variant.choices().decoder == Decoder::Spline
     }
 
+    /// Whether strokes are drawn with a pen that has a width and slopes; otherwise they are shown as they are (AIR).
+    pub fn has_pens(&self) -> bool {
+        self.pens.is_some()
+    }
+
     /// As [`Model::new`], leaving the builder to the caller.
     pub(crate) fn declare(config: &Config, start: Start, p: &mut ParamsBuilder) -> Result<Self> {
         config.check()?;
@@ -123,4 +128,23 @@ impl Model {
 /// Row t of `[T, N, …]`.
 fn row(all: &Tensor, t: usize) -> Tensor {
     all.rows(t, 1).reshape(&all.shape()[1..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Placement;
+
+    /// The numbers of values in section 15.1.
+    #[test]
+    fn every_model_has_the_published_number_of_parameters() {
+        let published = [21_138_668, 20_265_899, 11_485_964, 21_849_776, 11_320_710, 20_055_142];
+        for (variant, published) in Variant::ALL.into_iter().zip(published) {
+            let config = Config::paper(Placement::Warp).with_variant(variant);
+            let mut builder = ParamsBuilder::blank();
+            Model::declare(&config, Start::new(0), &mut builder).unwrap();
+            let values: usize = builder.specs().iter().map(|spec| spec.range().len()).sum();
+            assert_eq!(values, published, "{variant}");
+        }
+    }
 }

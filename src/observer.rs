@@ -43,6 +43,14 @@ pub trait Observer: Sync {
     }
 }
 
+/// Does work as one task of `observer`'s: begun before it and over after it, however it ends.
+pub fn task<T>(observer: &dyn Observer, name: &str, total: usize, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    observer.begin(name, Some(total as u64), Unit::Items);
+    let done = work();
+    observer.end();
+    done
+}
+
 /// Says nothing and never stops.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;

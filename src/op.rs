@@ -16,16 +16,20 @@ pub trait Op: 'static {
 
     /// What the forward must do at the very least; benches and the profile hold the time against it.
     fn cost(&self, x: &[Tensor], y: &Tensor) -> Cost {
-        let elements: usize = x.iter().map(Tensor::len).sum::<usize>() + y.len();
-        Cost { flops: y.len() as f64, bytes: (elements * y.device().dtype().bytes()) as f64 }
+        Cost { flops: y.len() as f64, bytes: size(x) + size([y]) }
     }
 }
 
 /// Work that cannot be avoided.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
     /// Floating-point operations.
     pub flops: f64,
     /// Bytes read and written.
     pub bytes: f64,
+}
+
+/// Bytes of tensors.
+pub(crate) fn size<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> f64 {
+    tensors.into_iter().map(|x| (x.len() * x.device().dtype().bytes()) as f64).sum()
 }

@@ -1,30 +1,40 @@
 //! One file per op: maths, shapes, CPU code, backward and cost side by side.
 
-mod affine;
-mod bezier;
+// The usual.
 mod conv_pair;
 mod dropout_linear;
 mod elementwise;
-mod gaussian;
-mod gemm;
 mod gru;
-mod likelihood;
 mod linear;
-mod log_mean_exp;
-mod max_norm;
-mod mixture;
-mod noise;
-pub mod nvil;
-mod onoff;
+mod shape;
+
+// Layouts: where a stroke goes.
+mod affine;
 mod place_points;
+mod stn;
+
+// The renderer, in parts and fused.
+mod bezier;
+mod max_norm;
 mod raster;
 mod render_stroke;
-mod shape;
-mod squash;
-mod stn;
 mod tanh_ratio;
 
-use crate::{Tensor, device::on_device, real::Real};
+// Densities, samples, and the learning signal.
+mod gaussian;
+mod likelihood;
+mod log_mean_exp;
+mod mixture;
+pub mod nvil;
+mod onoff;
+mod squash;
+
+// Random tensors; rows that take part; how products are cut on a GPU.
+mod gemm;
+mod live;
+mod noise;
+
+use crate::{Tensor, op::size};
 
 pub use crate::op::{Cost, Op};
 pub use affine::Angle;
@@ -42,20 +52,4 @@ pub use squash::{Range, Squash};
 #[track_caller]
 pub(crate) fn same_shape(op: &str, a: &Tensor, b: &Tensor) {
     assert_eq!(a.shape(), b.shape(), "{op}: the shapes differ");
-}
-
-/// Which rows take part: those whose entry is not 0, or all.
-pub(crate) fn live_rows(live: Option<&Tensor>, n: usize) -> Vec<bool> {
-    match live {
-        None => vec![true; n],
-        Some(live) => {
-            assert_eq!(live.len(), n, "one entry of `live` per row");
-            // On a GPU only profiles ask for this; kernels look for themselves.
-            on_device!(
-                live.device(),
-                T => live.slice::<T>().iter().map(|&x| x != <T as Real>::ZERO).collect(),
-                _gpu => live.to_f64().iter().map(|&x| x != 0.0).collect()
-            )
-        }
-    }
 }

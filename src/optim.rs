@@ -4,6 +4,7 @@ use crate::{
     Grads, Params, Tensor, cpu,
     device::on_device,
     gpu::{Arg, Launch, args},
+    kernels::adam::{BETA1, BETA2, EPS},
     real::Real,
 };
 use rayon::prelude::*;
@@ -15,10 +16,6 @@ pub struct Adam {
     step: u64,
     rates: Vec<f64>,
 }
-
-const BETA1: f64 = 0.9;
-const BETA2: f64 = 0.999;
-const EPS: f64 = 1e-8;
 
 impl Adam {
     /// Zero moments; `rates[g]` is the learning rate of group g.

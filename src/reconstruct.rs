@@ -1,13 +1,14 @@
 //! Reconstructions: the strokes that a model infers from images, as numbers and as pictures (section 11b of the model).
 
 use crate::{
-    Params, Result, Tape, Tensor,
+    Observer, Params, Result, Tensor,
     figures::{Drawing, Grid, Kind, Stroke, Tile, Window, strokes_svg},
-    model::{Dropout, Model, Noise, Pass, Step},
+    measure::{self, Drawn, Score, Tally},
+    model::{Model, Step},
     ops::Placement,
     rng::Rng,
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// An image as the model drew it.
 #[derive(Clone, Debug)]
@@ -18,10 +19,10 @@ pub struct Reconstruction {
     pub canvas: Vec<f32>,
     /// Its strokes, in order; as many as the model chose to draw.
     pub strokes: Vec<InferredStroke>,
-    /// log p(x | canvas) in nats.
+    /// log p(x | canvas) of this drawing, in nats.
     pub log_likelihood: f64,
-    /// log p(x, z) − log q(z | x) in nats, z being these strokes.
-    pub elbo: f64,
+    /// What all drawings of the image say, of which this is the one with the highest likelihood.
+    pub score: Score,
 }
 
 /// One stroke of a [`Reconstruction`].
@@ -35,51 +36,40 @@ pub struct InferredStroke {
     pub canvas: Vec<f32>,
 }
 
-/// Passes hold at most so many particles, to bound their memory.
-const AT_ONCE: usize = 64;
-
 /// Draws every image of x `[B, H, W]` `particles` times, dropout off, and keeps the drawing with the highest likelihood.
-pub fn reconstruct(model: &Model, params: &Params, x: &Tensor, particles: usize, rng: Rng) -> Vec<Reconstruction> {
-    let count = x.shape()[0];
-    let together = (AT_ONCE / particles.max(1)).max(1);
-    let mut best = Vec::with_capacity(count);
-    let mut pass = 0;
-    for first in (0..count).step_by(together) {
-        let images = x.rows(first, together.min(count - first));
-        let mut chosen: Vec<Option<Reconstruction>> = vec![None; images.shape()[0]];
-        for done in (0..particles.max(1)).step_by(AT_ONCE) {
-            let round = AT_ONCE.min(particles.max(1) - done);
-            draw(model, params, &images, round, Rng::new(rng.seed, rng.step + pass), &mut chosen);
-            pass += 1;
-        }
-        best.extend(chosen.into_iter().map(|one| one.expect("every image is drawn at least once")));
-    }
-    best
-}
-
-/// Draws every image `particles` times and puts what is better than `best` there.
-fn draw(
+///
+/// # Errors
+/// [`Error::Stopped`](crate::Error::Stopped); those of a GPU.
+pub fn reconstruct(
     model: &Model,
     params: &Params,
-    images: &Tensor,
+    x: &Tensor,
     particles: usize,
     rng: Rng,
-    best: &mut [Option<Reconstruction>],
-) {
-    let count = images.shape()[0];
-    let x = Tensor::stack(&vec![images.clone(); particles]);
-    let x = x.reshape(&[&[particles * count], &images.shape()[1..]].concat());
-    let noise = Noise::draw(model, params.device(), particles * count, rng);
-    let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, watch: false };
-    let tape = Tape::eval(params);
-    let steps = model.recognise(&tape, &x, &pass);
-    let log_likelihood = model.log_likelihood(&x, &steps).value().to_f64();
-    for (i, best) in best.iter_mut().enumerate() {
-        let rows = (0..particles).map(|p| p * count + i);
-        let row = rows.max_by(|&a, &b| log_likelihood[a].total_cmp(&log_likelihood[b])).expect("at least one particle");
-        if best.as_ref().is_none_or(|best| best.log_likelihood < log_likelihood[row]) {
-            *best = Some(extract(model, images, i, &steps, row, log_likelihood[row]));
+    observer: &dyn Observer,
+) -> Result<Vec<Reconstruction>> {
+    let count = x.shape()[0];
+    let mut best: Vec<(Tally, Option<Reconstruction>)> = vec![(Tally::new(), None); count];
+    let images = |range: std::ops::Range<usize>| x.rows(range.start, range.len());
+    measure::draw((model, params), (count, &images), particles, rng, observer, &mut |drawn| {
+        for (i, (tally, best)) in best[drawn.first..].iter_mut().take(drawn.count()).enumerate() {
+            drawn.tally(i, tally);
+            keep_better(model, drawn, i, best);
         }
+    })?;
+    let finished = |(tally, best): (Tally, Option<Reconstruction>)| Reconstruction {
+        score: tally.score(),
+        ..best.expect("every image is drawn at least once")
+    };
+    Ok(best.into_iter().map(finished).collect())
+}
+
+/// Puts the best drawing of image `i` there if it is better than what is there.
+fn keep_better(model: &Model, drawn: &Drawn, i: usize, best: &mut Option<Reconstruction>) {
+    let likelihood = |row: usize| drawn.log_likelihood[row];
+    let row = drawn.rows(i).max_by(|&a, &b| likelihood(a).total_cmp(&likelihood(b))).expect("at least one drawing");
+    if best.as_ref().is_none_or(|best| best.log_likelihood < likelihood(row)) {
+        *best = Some(extract(model, &drawn.images, i, &drawn.steps, row, likelihood(row)));
     }
 }
 
@@ -104,13 +94,12 @@ fn extract(
         let curve = on_canvas(model, layout, points.as_chunks().0, sigma);
         InferredStroke { layout, curve, canvas: of(step.after.shown.value()) }
     });
-    let kl: f64 = steps.iter().map(|step| step.kl().value().rows(row, 1).item()).sum();
     Reconstruction {
         target: images.rows(i, 1).to_f32(),
         canvas: of(steps.last().expect("at least one stroke").after.shown.value()),
         strokes: strokes.collect(),
         log_likelihood,
-        elbo: log_likelihood - kl,
+        score: Tally::new().score(),
     }
 }
 
@@ -138,29 +127,27 @@ fn on_canvas(model: &Model, layout: [f32; 4], points: &[[f32; 2]], sigma: f32) -
     Stroke { points: points.iter().map(|&p| place(p)).collect(), sigma }
 }
 
-/// Means over reconstructions.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Summary {
-    /// log p(x | canvas) in nats.
-    pub log_likelihood: f64,
-    /// log p(x, z) − log q(z | x) in nats.
-    pub elbo: f64,
-    /// Strokes per image.
-    pub strokes: f64,
-}
+/// Rows of a picture of drawings, and drawings of a picture of curves, that can still be looked at.
+const ROWS: usize = 20;
+const CURVES: usize = 100;
 
-impl Summary {
-    /// The means of at least one reconstruction.
-    pub fn of(reconstructions: &[Reconstruction]) -> Self {
-        let mean = |value: &dyn Fn(&Reconstruction) -> f64| {
-            reconstructions.iter().map(value).sum::<f64>() / reconstructions.len() as f64
-        };
-        Summary {
-            log_likelihood: mean(&|r| r.log_likelihood),
-            elbo: mean(&|r| r.elbo),
-            strokes: mean(&|r| r.strokes.len() as f64),
-        }
+/// Reconstructions as pictures of a size that can be looked at: those that [`write_png`] or [`write_svg`] shall write, and where.
+///
+/// One page gets `path` itself, several get numbers: `drawn-01.png`, `drawn-02.png`, …
+pub fn pages<'a>(path: &Path, reconstructions: &'a [Reconstruction]) -> Vec<(PathBuf, &'a [Reconstruction])> {
+    let png = path.extension().is_some_and(|kind| kind == "png");
+    let pages: Vec<_> = reconstructions.chunks(if png { ROWS } else { CURVES }).collect();
+    if pages.len() < 2 {
+        return vec![(path.into(), reconstructions)];
     }
+    let digits = pages.len().to_string().len().max(2);
+    let name = |number: usize| {
+        let mut name = path.file_stem().unwrap_or_default().to_owned();
+        name.push(format!("-{number:0digits$}."));
+        name.push(path.extension().unwrap_or_default());
+        path.with_file_name(name)
+    };
+    pages.into_iter().enumerate().map(|(i, page)| (name(i + 1), page)).collect()
 }
 
 /// Writes a row per image: target, canvas after each stroke with the window of that stroke, drawing, residual.
@@ -189,10 +176,11 @@ pub fn write_png(path: &Path, reconstructions: &[Reconstruction]) -> Result<()> 
     Grid { side, scale: (110 / side).max(1), captions: &captions, labels: &[], rows: &rows }.write(path)
 }
 
-/// Writes the strokes of every image as Bézier curves over the faint target.
+/// Writes the strokes of every image as Bézier curves over the faint target; models that draw without curves leave it alone there.
 pub fn write_svg(path: &Path, reconstructions: &[Reconstruction]) -> Result<()> {
     fn drawing(r: &Reconstruction) -> Drawing<'_> {
-        Drawing { strokes: r.strokes.iter().map(|s| s.curve.clone()).collect(), background: Some(&r.target) }
+        let curves = r.strokes.iter().map(|s| &s.curve).filter(|curve| !curve.points.is_empty());
+        Drawing { strokes: curves.cloned().collect(), background: Some(&r.target) }
     }
     let drawings: Vec<Drawing> = reconstructions.iter().map(drawing).collect();
     strokes_svg(path, &drawings, (drawings.len() as f64).sqrt().ceil() as usize)

@@ -1,7 +1,13 @@
 //! The tape: one step's op applications in the order they ran. Backward walks it in reverse.
 //! No graph search, no hash maps, no reference cycles, so the order (and every bit) is reproducible.
 
-use crate::{Device, Grads, ParamId, Params, Tensor, device::StepScope, op::Op, profile, slot::Slot};
+use crate::{
+    Device, Grads, ParamId, Params, Tensor,
+    device::StepScope,
+    op::{Cost, Op},
+    profile,
+    slot::Slot,
+};
 use std::cell::RefCell;
 
 /// One training or evaluation step. Dropping it frees every activation.
@@ -237,6 +243,16 @@ impl<'p> Tape<'p> {
         if let Some(gpu) = self.device.gpu() {
             gpu.enter(op);
         }
+    }
+
+    /// What the recorded ops must do forward at the very least ([`Op::cost`]): those through which a gradient can be asked for.
+    pub fn cost(&self) -> Cost {
+        let nodes = self.nodes.borrow();
+        let costs = nodes.iter().filter_map(|node| {
+            let x: Vec<Tensor> = node.inputs.iter().map(|&j| nodes[j as usize].y[0].clone()).collect();
+            Some(node.op.as_ref()?.cost(&x, &node.y[0]))
+        });
+        costs.fold(Cost::default(), |a, b| Cost { flops: a.flops + b.flops, bytes: a.bytes + b.bytes })
     }
 
     /// The name of the first op whose result is not finite, and which of them it was, for error messages.

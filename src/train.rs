@@ -5,16 +5,22 @@
 //! equal to one that never stopped.
 
 mod captured;
+mod folder;
+mod memory;
+mod options;
 mod run;
 
-pub use run::{Ended, Measured, Options, run};
+pub use crate::measure::pixels;
+pub use options::{Options, Overrides, Plan, Resume};
+pub use run::{Ended, run};
 
 use crate::{
     Device, Error, Grads, Params, Result, Tape, Tensor, Var,
     checkpoint::{self, Checkpoint, Progress},
     cpu,
-    data::{Images, Set, Source},
+    data::{Fit, Images, Invert, Set, Source},
     device::on_device,
+    files::quoted,
     model::{
         Config, Dropout, Each, GROUPS, Model, Noise, Pass, Start, Step,
         objective::{Loss, Running},
@@ -26,6 +32,7 @@ use crate::{
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::{
     cell::RefCell,
     fmt,
@@ -58,7 +65,9 @@ impl Preset {
         let omniglot = matches!(source, Source::Synthetic | Source::Public { set: Set::Omniglot, .. });
         let quick = self == Preset::Quick;
         Settings {
-            data: source.to_string(),
+            data: source.clone(),
+            fit: Fit::default(),
+            invert: Invert::default(),
             preset: self,
             steps: if quick { 3_600 } else { 500_001 },
             batch: if quick { 32 } else { 64 },
@@ -67,6 +76,7 @@ impl Preset {
             eager: quick || omniglot,
             faint: omniglot,
             images: 0,
+            digest: String::new(),
             log_every: if quick { 10 } else { 100 },
             picture_every: if quick { 500 } else { 5_000 },
             checkpoint_every: if quick { 500 } else { 5_000 },
@@ -83,8 +93,14 @@ impl fmt::Display for Preset {
 /// What fixes a run beside the model's [`Config`]. Stored as JSON in checkpoints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Where the images come from, as a [`Source`] is printed.
-    pub data: String,
+    /// Where the images come from.
+    pub data: Source,
+    /// How images that are not square become square.
+    #[serde(default)]
+    pub fit: Fit,
+    /// Whether dark and bright are exchanged.
+    #[serde(default)]
+    pub invert: Invert,
     /// Where the other settings come from.
     pub preset: Preset,
     /// Updates at which the run ends.
@@ -101,6 +117,10 @@ pub struct Settings {
     pub faint: bool,
     /// Images in the training set; filled in when a run begins.
     pub images: usize,
+    /// The beginning of the SHA-256 of their pixels, to know them again; filled in when a run begins. Empty for synthetic strokes, which
+    /// are rounded differently on other processors.
+    #[serde(default)]
+    pub digest: String,
     /// Updates between rows of metrics.
     pub log_every: u64,
     /// Updates between pictures.
@@ -235,10 +255,17 @@ impl Trainer {
     /// A new run with fresh parameters.
     ///
     /// # Errors
-    /// [`Error::Usage`] for sizes or settings that cannot be.
+    /// [`Error::Usage`] for sizes or settings that cannot be, and a batch that is larger than the training set.
     pub fn new(config: &Config, settings: Settings, images: Images, device: &Device) -> Result<Self> {
-        let settings = Settings { images: images.len(), ..settings };
+        let settings = Settings { images: images.len(), digest: digest(&settings, &images), ..settings };
         check(&settings, &images, config)?;
+        if settings.batch > images.len() {
+            return Err(Error::Usage(format!(
+                "a batch of {} images cannot be taken from a training set of {count}: use at most that many (--batch {count})",
+                settings.batch,
+                count = images.len()
+            )));
+        }
         let start = Start { seed: settings.seed, eager: settings.eager, faint: settings.faint };
         let (model, params) = Model::new(config, start, device)?;
         let running = Running { statistics: Tensor::zeros(device, &[2]), iteration: 0 };
@@ -266,6 +293,15 @@ impl Trainer {
                 settings.images
             )));
         }
+        let found = digest(&settings, &images);
+        if !settings.digest.is_empty() && settings.digest != found {
+            return Err(Error::Data(format!(
+                "the training set has the same number of images as when the run to be resumed began, but other pixels \
+                 ({found} instead of {}): give it the same data, or begin a new run",
+                settings.digest
+            )));
+        }
+        settings.digest = found;
         check(&settings, &images, checkpoint.config())?;
         let (model, params) = checkpoint.model(device)?;
         let mut adam = Adam::new(&params, &settings.rates);
@@ -392,7 +428,7 @@ impl Trainer {
 
     fn not_finite(&self, what: String) -> Error {
         let advice = match &*self.saved.borrow() {
-            Some(path) => format!("the last good checkpoint is {}", path.display()),
+            Some(path) => format!("the last good checkpoint is {}", quoted(path)),
             None => "there is no checkpoint yet".into(),
         };
         Error::NotFinite(format!(
@@ -403,7 +439,7 @@ impl Trainer {
 }
 
 /// The settings of the run that a checkpoint is one of.
-fn settings_of(checkpoint: &Checkpoint) -> Result<Settings> {
+pub fn settings_of(checkpoint: &Checkpoint) -> Result<Settings> {
     let value = checkpoint.settings();
     let value =
         value.ok_or_else(|| checkpoint.fail("it is one for evaluation only, without the state of a training"))?;
@@ -413,16 +449,21 @@ fn settings_of(checkpoint: &Checkpoint) -> Result<Settings> {
 
 /// Refuses what no run can have.
 fn check(settings: &Settings, images: &Images, config: &Config) -> Result<()> {
-    let wrong = |what: String| Err(Error::Usage(what));
-    let Settings { batch, steps, rates, .. } = settings;
     if images.is_empty() || images.side != config.image {
-        return wrong(format!(
+        return Err(Error::Usage(format!(
             "a model for images of {0}x{0} pixels cannot be trained on {1} images of {2}x{2}",
             config.image,
             images.len(),
             images.side
-        ));
+        )));
     }
+    check_settings(settings)
+}
+
+/// The part of [`check`] for which no images are needed.
+fn check_settings(settings: &Settings) -> Result<()> {
+    let wrong = |what: String| Err(Error::Usage(what));
+    let Settings { batch, steps, rates, .. } = settings;
     if *batch == 0 || *steps == 0 {
         return wrong(format!("batch is {batch} and steps is {steps}: both must be at least 1"));
     }
@@ -435,14 +476,12 @@ fn check(settings: &Settings, images: &Images, config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Images as the model takes them: `[count, H, W]` with ink in [0, 1].
-pub fn pixels(images: &Images, which: impl IntoIterator<Item = usize>, device: &Device) -> Tensor {
-    let mut values = vec![];
-    for i in which {
-        values.extend(images.image(i).iter().map(|&v| f32::from(v) / 255.0));
+/// What identifies the images of a run.
+fn digest(settings: &Settings, images: &Images) -> String {
+    if settings.data == Source::Synthetic {
+        return String::new();
     }
-    let side = images.side;
-    Tensor::from_f32(device, &[values.len() / (side * side), side, side], &values)
+    Sha256::digest(&images.pixels).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Euclidean norm, summed in an order that does not depend on the number of threads.

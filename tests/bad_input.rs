@@ -5,7 +5,10 @@
 
 mod common;
 
-use common::programs::{Running, idx, names, program, refused, rows, run, succeeds, until};
+use common::{
+    programs::{Running, idx, names, program, refused, rows, run, succeeds, until},
+    skipped,
+};
 use std::{
     fs,
     io::Read,
@@ -101,7 +104,7 @@ fn a_run_is_neither_overwritten_nor_mixed_with_another() {
     refused(&train(&[]), 2, &["holds a run already", "--resume", "--out"]);
     refused(&train(&["--resume"]), 2, &["--steps", "made its 1 steps"]);
     let others = ["--resume", "--steps", "3", "--seed", "5", "--placement", "points", "--preset", "paper"];
-    refused(&train(&others), 2, &["--seed 5 instead of 0", "--placement points", "--preset paper instead of quick"]);
+    refused(&train(&others), 2, &["seed 5 instead of 0", "placement points", "preset paper instead of quick"]);
     assert_eq!(names(&out), before);
     // What does not belong to a run's identity may change; the rest need not be repeated.
     let on = run("train", &["--resume", "--steps", "3", "--iwae", "0", "--out", text(&out)]);
@@ -157,12 +160,15 @@ fn reconstructions_are_written_whole_or_not_at_all() {
     let good = folder.path().join("a.png");
     let output = draw(&good);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success() && said.contains("3 images") && said.contains("log-likelihood"), "{said}");
+    assert!(
+        output.status.success() && said.contains("3 test images of 12") && said.contains("log-likelihood"),
+        "{said}"
+    );
     assert!(fs::read(&good).unwrap().starts_with(b"\x89PNG"));
     assert!(fs::read_to_string(good.with_extension("svg")).unwrap().ends_with("</svg>\n"));
     assert_eq!(draw(&good).stdout, output.stdout, "the same seed gives the same drawings");
     let nowhere = folder.path().join("no").join("a.png");
-    refused(&draw(&nowhere), 1, &["cannot write"]);
+    refused(&draw(&nowhere), 2, &["cannot be written", "mkdir -p"]);
     assert_eq!(names(folder.path()), ["a.png", "a.svg", "data", "run"]);
 }
 
@@ -187,7 +193,7 @@ impl Drop for SmallDisk {
 fn a_full_disk_ends_a_run_with_a_sentence_and_no_half_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(folder.path().join("disk")) else {
-        println!("skipped: a small file system cannot be mounted here (that needs root)");
+        skipped("a small file system cannot be mounted here (that needs root)");
         return;
     };
     let source = idx(folder.path());

@@ -1,5 +1,5 @@
 //! Training on a GPU: the captured step equals the one that runs op by op, bit for bit, and both follow the CPU.
-#![cfg(unix)]
+#![cfg(all(unix, feature = "cuda"))]
 
 mod common;
 #[path = "common/stand_in.rs"]

@@ -379,7 +379,7 @@ fn resizing_equals_pillow_to_the_bit() {
     let folder = std::env::var_os("DOOD_FIXTURES").map_or_else(|| PathBuf::from("tests/fixtures"), PathBuf::from);
     let path = folder.join("ops.safetensors");
     let Ok(bytes) = fs::read(&path) else {
-        println!("skipped: {} is missing", path.display());
+        common::skipped(format_args!("{} is missing", path.display()));
         return;
     };
     let fixtures = safetensors::SafeTensors::deserialize(&bytes).unwrap();

@@ -1,4 +1,5 @@
 //! Downloading data sets from a small server on the loopback.
+#![cfg(feature = "download")]
 
 mod common;
 

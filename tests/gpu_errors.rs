@@ -1,12 +1,13 @@
 //! What can go wrong with a GPU is one clear sentence: a missing driver, card or compiler, one that is too old, memory that runs out, a
 //! kernel that fails, a damaged cache. Planted on the stand-in, also where there is a real GPU.
-#![cfg(unix)]
+#![cfg(all(unix, feature = "cuda"))]
 
 #[path = "common/stand_in.rs"]
 mod stand_in;
 
 use dood::{
-    DType, Device, Error, MathMode, Slot, Tape, Tensor, Var,
+    DType, Device, Error, MathMode, Observer, Slot, Tape, Tensor, Var,
+    observer::{Silent, Unit},
     ops::{Cost, Op},
     rng::{Rng, Stream},
 };
@@ -15,6 +16,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::Mutex,
 };
 
 const MIB: usize = 1 << 20;
@@ -154,6 +156,58 @@ fn no_gpu_and_one_that_is_not_there_are_told_apart() {
     refused(open(0), &["the NVIDIA driver finds no GPU", "CUDA_VISIBLE_DEVICES"]);
     refused(Device::from_name("cuda", MathMode::F32), &["the NVIDIA driver finds no GPU"]);
     assert_eq!(Device::from_name("auto", MathMode::F32).unwrap(), Device::cpu());
+}
+
+/// Keeps what an observer is told.
+#[derive(Default)]
+struct Told {
+    notes: Mutex<Vec<String>>,
+    /// Name and size of each task, and how far it came.
+    tasks: Mutex<Vec<(String, Option<u64>, u64)>>,
+}
+
+impl Observer for Told {
+    fn begin(&self, task: &str, total: Option<u64>, _: Unit) {
+        self.tasks.lock().unwrap().push((task.into(), total, 0));
+    }
+    fn advance(&self, units: u64) {
+        self.tasks.lock().unwrap().last_mut().unwrap().2 += units;
+    }
+    fn note(&self, sentence: &str) {
+        self.notes.lock().unwrap().push(sentence.into());
+    }
+}
+
+#[test]
+fn a_driver_that_does_not_start_says_why_and_auto_tells_it_and_takes_the_cpu() {
+    let Some(_alone) = prepare(&shared_cache()) else { return };
+    for (code, said, help) in [
+        (802, "system not yet initialized", "nvidia-fabricmanager"),
+        (803, "unsupported display driver / cuda driver combination", "restart the machine"),
+        (804, "forward compatibility was attempted", "cuda-compat"),
+        (999, "unknown error", "nvidia_uvm"),
+        (34, "stub library", "take its folder `stubs` out of LD_LIBRARY_PATH"),
+        (46, "busy or unavailable", "another process"),
+        (801, "operation not supported", "see nvidia-smi"),
+    ] {
+        stand_in::set("init", &code.to_string());
+        let number = format!("(error {code}); ");
+        let parts =
+            ["device cuda cannot be used: the NVIDIA driver does not start: ", said, &number, help, "--device cpu"];
+        refused(open(0), &parts);
+        let told = Told::default();
+        assert_eq!(Device::open("auto", MathMode::F32, &told).unwrap(), Device::cpu());
+        let notes = told.notes.into_inner().unwrap();
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        says(&notes[0], &[said, &number, help, "; this run uses the CPU"]);
+        refused(Device::open("cuda", MathMode::F32, &Silent), &parts);
+    }
+    // Where there is nothing to be used, there is nothing to say.
+    stand_in::set("init", "100");
+    refused(open(0), &["the NVIDIA driver finds no GPU"]);
+    let told = Told::default();
+    assert_eq!(Device::open("auto", MathMode::F32, &told).unwrap(), Device::cpu());
+    assert!(told.notes.into_inner().unwrap().is_empty());
 }
 
 #[test]
@@ -369,9 +423,14 @@ fn each_precision_and_architecture_has_its_own_entry() {
 fn a_device_opened_by_name_has_all_its_kernels_compiled() {
     let folder = tempfile::tempdir().unwrap();
     let Some(_alone) = prepare(folder.path()) else { return };
-    let device = Device::from_name("cuda", MathMode::F32).unwrap();
+    let (told, all) = (Told::default(), dood::kernels::SOURCES.len());
+    let device = Device::open("cuda", MathMode::F32, &told).unwrap();
     let compiled = entries(folder.path());
-    assert_eq!(compiled.len(), dood::gpu::SOURCES.len());
+    assert_eq!(compiled.len(), all);
+    assert_eq!(*told.tasks.lock().unwrap(), [("Compiling kernels".to_string(), Some(all as u64), all as u64)]);
+    // Compiled once, there is nothing to wait for and nothing to say.
+    Device::open("cuda", MathMode::F32, &told).unwrap();
+    assert_eq!(told.tasks.lock().unwrap().len(), 1);
     works(&device);
     assert_eq!(entries(folder.path()), compiled);
 }

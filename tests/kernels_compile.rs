@@ -1,12 +1,13 @@
 //! Every kernel through NVIDIA's own compiler, which needs neither a GPU nor a driver: it must accept them without a
 //! warning, and no float kernel may spill registers. The compiler is a Python package, fetched once into `target/cuda`;
 //! where it cannot be had the tests are skipped with a line, or fail if `DOOD_REQUIRE_NVRTC=1`.
-#![cfg(unix)]
+#![cfg(all(unix, feature = "cuda"))]
 
-use dood::{DType, gpu};
+use dood::{DType, kernels};
 use std::env;
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,7 +31,7 @@ fn nvrtc_is_here() -> bool {
     if let Err(why) = opened {
         let line = format!("skipped: kernels are not given to NVIDIA's compiler: {why}");
         assert!(env::var_os("DOOD_REQUIRE_NVRTC").is_none_or(|v| v != "1"), "{line}");
-        println!("{line}");
+        let _ = writeln!(std::io::stderr(), "{line}");
     }
     opened.is_ok()
 }
@@ -132,7 +133,7 @@ fn usages(log: &str) -> Vec<Usage> {
 
 /// The library's own options, and the figures of ptxas.
 fn options(architecture: &str, dtype: DType) -> Vec<String> {
-    let mut options = gpu::options(architecture, dtype);
+    let mut options = kernels::options(architecture, dtype);
     options.push("--ptxas-options=-v".into());
     options
 }
@@ -144,7 +145,7 @@ fn every_kernel_compiles_without_warnings_or_spills() {
     if !nvrtc_is_here() {
         return;
     }
-    let sources: Vec<_> = gpu::SOURCES.iter().map(|(file, text)| (*file, gpu::assemble(file, text))).collect();
+    let sources: Vec<_> = kernels::SOURCES.iter().map(|(file, text)| (*file, kernels::assemble(file, text))).collect();
     let mut jobs = vec![];
     for (file, source) in &sources {
         for architecture in ARCHITECTURES {
@@ -204,7 +205,7 @@ fn every_kernel_file_is_part_of_the_library() {
     let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut files: Vec<String> = names.filter_map(|name| Some(name.strip_suffix(".cu")?.to_owned())).collect();
     files.sort();
-    assert_eq!(files, gpu::SOURCES.iter().map(|(file, _)| *file).collect::<Vec<_>>());
+    assert_eq!(files, kernels::SOURCES.iter().map(|(file, _)| *file).collect::<Vec<_>>());
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! The stand-in for a GPU (`tests/stand_in_driver`) under test: right kernels pass, planted faults are found.
-#![cfg(unix)]
+#![cfg(all(unix, feature = "cuda"))]
 
 #[path = "common/stand_in.rs"]
 mod stand_in;

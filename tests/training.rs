@@ -9,6 +9,7 @@ use dood::{
     data::{Images, Source, synthetic},
     metrics::MetricsFile,
     model::Config,
+    observer::Silent,
     ops::Placement,
     reconstruct::{Reconstruction, reconstruct},
     rng::Rng,
@@ -43,7 +44,7 @@ fn resumed(path: &Path) -> Trainer {
 /// Makes updates until there are `until`, and logs them to `folder`.
 fn advance(trainer: &mut Trainer, until: u64, folder: &Path) -> Vec<Report> {
     let next = if trainer.updates() == 0 { 0 } else { trainer.updates() + 1 };
-    let mut metrics = MetricsFile::open(&folder.join("metrics.csv"), &Report::NAMES, next).unwrap();
+    let mut metrics = MetricsFile::open(&folder.join("metrics.csv"), &Report::NAMES, next, &Silent).unwrap();
     let mut reports = vec![];
     while trainer.updates() < until {
         let report = trainer.step().unwrap();
@@ -147,7 +148,7 @@ fn a_model_learns_to_draw_in_seconds() {
     let learning = Settings { batch: 16, rates: [3e-4, 1e-3, 1e-4], eager: true, faint: false, ..settings() };
     let mut trainer = Trainer::new(&size, learning, images, &device).unwrap();
     let wrong = |trainer: &Trainer| {
-        let drawn = reconstruct(trainer.model(), trainer.params(), &x, 1, Rng::new(1, 0));
+        let drawn = reconstruct(trainer.model(), trainer.params(), &x, 1, Rng::new(1, 0), &Silent).unwrap();
         let difference = |d: &Reconstruction| d.target.iter().zip(&d.canvas).map(|(x, c)| (x - c).abs()).sum::<f32>();
         drawn.iter().map(difference).sum::<f32>() / drawn.iter().flat_map(|d| &d.target).sum::<f32>()
     };
@@ -204,8 +205,10 @@ fn the_newest_checkpoint_loads_after_a_kill_at_any_moment() {
     let folder = tempfile::tempdir().unwrap();
     let expected = trainer().params().slab().to_f32();
     let newest = || checkpoint::latest(folder.path()).unwrap();
-    let mut abandoned = 0;
-    for round in 0..25u64 {
+    let (mut abandoned, mut round) = (0, 0);
+    // On a busy machine a kill may miss every write for a while.
+    while round < 25 || abandoned == 0 && round < 500 {
+        round += 1;
         let before = newest();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["child_that_writes_checkpoints", "--exact"])
@@ -226,7 +229,7 @@ fn the_newest_checkpoint_loads_after_a_kill_at_any_moment() {
         assert_eq!(resumed(&newest().unwrap()).params().slab().to_f32(), expected);
     }
     let steps = checkpoint::steps(folder.path()).unwrap();
-    println!("killed 25 times: newest checkpoint {:?}, {abandoned} writes interrupted", steps.last());
+    println!("killed {round} times: newest checkpoint {:?}, {abandoned} writes interrupted", steps.last());
     assert!(abandoned > 0, "no kill hit a write: this test has shown nothing");
     assert!(steps.len() <= 4, "{steps:?}");
     checkpoint::prune(folder.path(), 3).unwrap();

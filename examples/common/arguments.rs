@@ -2,8 +2,8 @@
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use dood::{
-    Device, MathMode, Result,
-    data::{self, Source},
+    Device, Error, MathMode, Observer, Result,
+    data::{self, Fit, Images, Invert, Source},
 };
 use std::ffi::OsString;
 
@@ -23,23 +23,24 @@ pub struct Compute {
 
 impl Compute {
     /// Starts the threads and opens the device.
-    pub fn open(&self) -> Result<Device> {
+    pub fn open(&self, observer: &dyn Observer) -> Result<Device> {
         if let Some(threads) = self.threads {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
-            pool.expect("nothing has used the threads before");
+            pool.map_err(|e| {
+                Error::Usage(format!("{threads} threads cannot be started ({e}): use fewer with --threads"))
+            })?;
         }
-        Device::from_name(&self.device, self.math)
+        Device::open(&self.device, self.math, observer)
     }
 
     /// The options that choose the same again, without those that are at their defaults.
     pub fn words(&self) -> Vec<OsString> {
-        let default = clap_default();
         let mut words: Vec<OsString> = vec![];
         let mut add = |name: &str, value: String| words.extend([name.into(), value.into()]);
-        if self.device != default.device {
+        if self.device != "auto" {
             add("--device", self.device.clone());
         }
-        if self.math != default.math {
+        if self.math != MathMode::F32 {
             add("--math", self.math.to_string());
         }
         if let Some(threads) = self.threads {
@@ -49,10 +50,6 @@ impl Compute {
     }
 }
 
-fn clap_default() -> Compute {
-    Compute { device: "auto".into(), math: MathMode::F32, threads: None }
-}
-
 /// Which images.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Data {
@@ -60,16 +57,60 @@ pub struct Data {
     /// idx:FOLDER; synthetic
     #[arg(long = "data", value_name = "SOURCE", value_parser = source())]
     pub source: Source,
+    #[command(flatten)]
+    pub reading: Reading,
+    /// From which part of the set
+    #[arg(long, default_value = "test")]
+    pub split: Split,
+}
+
+/// How images are read.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Reading {
     /// Fetch the data from their official address if they are not there
     #[arg(long)]
     pub download: bool,
+    /// How images that are not square become square: pad, crop or stretch [default: pad]
+    #[arg(long, value_parser = word::<Fit>)]
+    pub fit: Option<Fit>,
+    /// Exchange dark and bright, as models draw bright ink on black: auto, yes or no [default: auto]
+    #[arg(long, value_parser = word::<Invert>)]
+    pub invert: Option<Invert>,
+}
+
+/// A part of a set.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Split {
+    Train,
+    Test,
+}
+
+impl Split {
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Train => "training",
+            Split::Test => "test",
+        }
+    }
 }
 
 impl Data {
-    /// How they are read, as images of `side` x `side` pixels.
-    pub fn options(&self, side: usize) -> data::Options {
-        data::Options { download: self.download, ..data::Options::new(side) }
+    /// Reads the images, of `side` x `side` pixels.
+    pub fn load(&self, side: usize, observer: &dyn Observer) -> Result<Images> {
+        let Reading { download, fit, invert } = self.reading;
+        let (fit, invert) = (fit.unwrap_or_default(), invert.unwrap_or_default());
+        let options = data::Options { download, fit, invert, ..data::Options::new(side) };
+        let set = data::load_or_fetch(&self.source, &options, observer)?;
+        Ok(match self.split {
+            Split::Train => set.train,
+            Split::Test => set.test,
+        })
     }
+}
+
+/// Reads a value that is written as one word, as in checkpoints.
+pub fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(text.into()).map_err(|e| e.to_string())
 }
 
 /// Takes a folder as it is, also where its name is not UTF-8.

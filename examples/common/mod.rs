@@ -4,22 +4,34 @@
 #![allow(dead_code, unused_imports)]
 
 mod arguments;
+pub mod config;
+pub mod generation;
 mod screen;
-mod shell;
 mod signals;
 
-pub use arguments::{Compute, Data, source};
+pub use arguments::{Compute, Data, Reading, Split, source, word};
 pub use screen::Screen;
-pub use shell::quoted;
 
 use clap::Parser;
-use dood::Result;
+use dood::{
+    Error, Result,
+    files::quoted,
+    measure::{Estimate, Measured},
+};
 use std::{
+    ffi::OsString,
     fmt,
     io::{self, Write},
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::LazyLock,
 };
+
+/// `println!` that never ends the program.
+macro_rules! say {
+    ($($words:tt)*) => { $crate::common::line(format_args!($($words)*)) };
+}
+pub(crate) use say;
 
 /// Exit code of a program that was stopped.
 pub const STOPPED: u8 = 130;
@@ -37,13 +49,51 @@ pub fn main<A: Parser>(work: impl FnOnce(A, &Screen) -> Result<ExitCode>) -> Exi
     })
 }
 
+/// This program, as it can be started from any folder.
+pub fn own_path() -> OsString {
+    let name = std::env::args_os().next().unwrap_or_default();
+    // A bare name is looked for in PATH.
+    if Path::new(&name).components().count() > 1 {
+        std::path::absolute(&name).map_or(name, OsString::from)
+    } else {
+        name
+    }
+}
+
+/// A path as it can be named from any folder.
+pub fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|e| Error::io("find", path, e))
+}
+
+/// Refuses a file whose folder is not there, before work is done for it.
+pub fn check_folder_of(file: &Path) -> Result<()> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(Error::Usage(format!(
+            "{} cannot be written, as {} is no folder: create it with mkdir -p {2}",
+            quoted(file),
+            folder.display(),
+            quoted(folder)
+        )));
+    }
+    Ok(())
+}
+
+/// A table of what was measured, with standard errors.
+pub fn measured(measured: &Measured) {
+    let line = |name: &str, Estimate { mean, standard_error }: Estimate, decimals: usize| {
+        let error = standard_error.map_or_else(String::new, |error| format!("  ± {error:.decimals$}"));
+        say!("  {name:<18} {mean:10.decimals$}{error}");
+    };
+    line("log-likelihood", measured.log_likelihood, 1);
+    line("ELBO", measured.elbo, 1);
+    if measured.particles > 1 {
+        line("IWAE bound", measured.bound, 1);
+    }
+    line("strokes per image", measured.strokes, 2);
+}
+
 /// A line of results on stdout. If nobody reads it any more, it is dropped.
 pub fn line(words: fmt::Arguments) {
     let _ = writeln!(io::stdout(), "{words}");
 }
-
-/// `println!` that never ends the program.
-macro_rules! say {
-    ($($words:tt)*) => { $crate::common::line(format_args!($($words)*)) };
-}
-pub(crate) use say;

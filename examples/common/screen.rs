@@ -37,17 +37,17 @@ struct Task {
 }
 
 impl Screen {
-    pub(super) fn new() -> Self {
+    pub fn new() -> Self {
         Screen { terminal: io::stderr().is_terminal(), stopped: AtomicBool::new(false), task: Mutex::new(None) }
     }
 
     /// Asks the work to stop; whether this is the first time.
-    pub(super) fn stop(&self) -> bool {
+    pub fn stop(&self) -> bool {
         !self.stopped.swap(true, Ordering::Relaxed)
     }
 
     /// Says that a stop was asked for, and what may come first.
-    pub(super) fn announce_stop(&self) {
+    pub fn announce_stop(&self) {
         let first = match &*self.task() {
             Some(task) if task.name == "Training" => "this step ends and a checkpoint is saved".into(),
             Some(task) => format!("{} comes to where it can be left", lower(&task.name)),
@@ -63,6 +63,11 @@ impl Screen {
             Some(bar) => bar.suspend(write),
             None => write(),
         }
+    }
+
+    /// How the task at hand goes: its status and the time left.
+    pub fn words(&self) -> String {
+        self.task().as_ref().map_or_else(String::new, Task::words)
     }
 
     fn task(&self) -> MutexGuard<'_, Option<Task>> {
@@ -186,6 +191,7 @@ fn lower(name: &str) -> String {
 
 /// A time in words, for any number of seconds.
 pub fn time(seconds: f64) -> String {
+    let seconds = seconds.max(0.0);
     let units = [("s", 1.0), ("min", 60.0), ("h", 3600.0), ("days", 86_400.0), ("years", 365.25 * 86_400.0)];
     let rounded = |size: f64| (seconds / size).round();
     let (unit, size) = *units.iter().rev().find(|(_, size)| rounded(*size) >= 2.0).unwrap_or(&units[0]);

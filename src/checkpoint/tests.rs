@@ -1,6 +1,7 @@
 use super::*;
 use crate::{ops::Placement, rng};
 use serde_json::json;
+use std::fs;
 
 fn config() -> Config {
     Config {
@@ -130,7 +131,7 @@ fn parameters_alone_are_good_for_evaluation_and_not_for_training() {
     let (_, loaded) = load(&path, &Device::cpu_f64()).unwrap();
     assert_eq!(loaded.slab().to_f64(), params.slab().to_f64());
     let refused = refusal(&fs::read(path).unwrap());
-    assert!(refused.contains("missing: adam.m.") && refused.contains("iteration"), "{refused}");
+    assert!(refused.contains("missing: adam.m.") && refused.contains(" more"), "{refused}");
 }
 
 #[test]
@@ -234,4 +235,125 @@ fn random_damage_never_panics() {
     }
     println!("{accepted} of 3000 damaged files were read: the damage hit numbers");
     assert!(accepted < 1_500);
+}
+
+#[test]
+fn a_sentence_about_many_entries_stays_short_and_names_the_common_cause() {
+    let whole = bytes(&Device::cpu());
+    let all = |change: fn(&str) -> String, dtype: Option<&str>| {
+        refusal(&altered(&whole, |header| {
+            let old = std::mem::take(header);
+            for (name, mut entry) in old {
+                if name == "__metadata__" {
+                    header.insert(name, entry);
+                    continue;
+                }
+                if let Some(dtype) = dtype.filter(|_| entry["dtype"] == "F32") {
+                    entry["dtype"] = json!(dtype);
+                }
+                header.insert(change(&name), entry);
+            }
+        }))
+    };
+    let same = |name: &str| name.to_owned();
+    // `altered` lays out everything but these two in 8 bytes, so the types are of that size.
+    let refused = all(same, Some("I64"));
+    assert!(refused.contains(" more") && refused.len() < 400, "{refused}");
+    let refused = all(|name| format!("module.{name}"), None);
+    assert!(refused.contains("begin with \"module.\"") && refused.len() < 300, "{refused}");
+    let refused = all(|name| format!("_orig_mod.{name}"), None);
+    assert!(refused.contains("begin with \"_orig_mod.\""), "{refused}");
+    let refused = all(|name| name.replace('a', "o"), None);
+    assert!(refused.contains("missing: ") && refused.contains("unexpected: ") && refused.len() < 500, "{refused}");
+}
+
+#[test]
+fn half_precision_is_called_so() {
+    let whole = bytes(&Device::cpu());
+    let (length, _) = SafeTensors::read_metadata(&whole).unwrap();
+    let mut header: Value = serde_json::from_slice(&whole[8..8 + length]).unwrap();
+    let mut at = 0;
+    let mut entries: Vec<_> =
+        header.as_object_mut().unwrap().iter_mut().filter(|(k, _)| *k != "__metadata__").collect();
+    entries.sort_by_key(|(_, entry)| entry["data_offsets"][0].as_u64());
+    for (_, entry) in entries {
+        let count: u64 = entry["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).product();
+        let wide = entry["dtype"] == "I64";
+        if !wide {
+            entry["dtype"] = json!("BF16");
+        }
+        let end = at + count * if wide { 8 } else { 2 };
+        entry["data_offsets"] = json!([at, end]);
+        at = end;
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    let file = [&(header.len() as u64).to_le_bytes()[..], &header, &vec![0; at as usize]].concat();
+    let refused = refusal(&file);
+    assert!(refused.contains("half precision (BF16)") && refused.len() < 300, "{refused}");
+}
+
+#[test]
+fn files_of_other_kinds_are_called_what_they_are() {
+    for (start, called) in [
+        (&b"PK\x03\x04 and so on"[..], "torch.save"),
+        (b"\x80\x02}q\x00.", "torch.save"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "web page"),
+        (b"<html>", "web page"),
+        (&[0; 300], "zeros"),
+        (b"", "empty"),
+        (b"\x89PNG\r\n\x1a\n", "not a safetensors file"),
+    ] {
+        let refused = refusal(start);
+        assert!(refused.contains(called), "{refused}");
+    }
+}
+
+#[test]
+fn only_files_with_exactly_our_names_are_checkpoints() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ours, others) = (
+        ["checkpoint-00000007.safetensors", "checkpoint-123456789.safetensors"],
+        [
+            "checkpoint-9.safetensors",
+            "checkpoint-+0000009.safetensors",
+            "checkpoint-000000009.safetensors",
+            "checkpoint-00000009.safetensors.bak",
+            "my-checkpoint-00000009.safetensors",
+            "checkpoint-best.safetensors",
+            ".checkpoint-best.safetensors.1.partial",
+            ".checkpoint-00000009.safetensors.partial",
+        ],
+    );
+    let partial = ".checkpoint-00000009.safetensors.41.partial";
+    for name in ours.iter().chain(&others).chain([&partial]) {
+        fs::write(folder.path().join(name), "").unwrap();
+    }
+    fs::create_dir(folder.path().join("checkpoint-00000099.safetensors")).unwrap();
+    assert_eq!(steps(folder.path()).unwrap(), [7, 123_456_789]);
+    prune(folder.path(), 0).unwrap();
+    let left: Vec<String> = files::names(folder.path()).unwrap();
+    assert_eq!(left.len(), others.len(), "{left:?}");
+    assert!(folder.path().join("checkpoint-00000099.safetensors").is_dir());
+    assert!(matches!(find(folder.path()), Err(Error::Usage(_))));
+}
+
+#[test]
+fn an_error_names_the_newest_checkpoint_that_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = bytes(&Device::cpu());
+    let at = |step| path(folder.path(), step);
+    for (step, bytes) in [(1, &whole[..]), (2, &whole), (3, &whole[..900]), (4, &whole[..800])] {
+        fs::write(at(step), bytes).unwrap();
+    }
+    let refused = load(folder.path(), &Device::cpu()).err().unwrap().to_string();
+    assert!(refused.contains(&format!("{} is whole", at(2).display())), "{refused}");
+    assert!(refused.ends_with(&format!("delete {}", at(4).display())), "{refused}");
+    // Both pieces of advice are good.
+    load(&at(2), &Device::cpu()).unwrap();
+    fs::remove_file(at(4)).unwrap();
+    let refused = load(folder.path(), &Device::cpu()).err().unwrap().to_string();
+    assert!(refused.contains(&format!("delete {}", at(3).display())), "{refused}");
+    fs::remove_file(at(3)).unwrap();
+    load(folder.path(), &Device::cpu()).unwrap();
 }

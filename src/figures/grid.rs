@@ -13,6 +13,9 @@ const NOT_FINITE: [u8; 3] = [255, 0, 255];
 const MISSING: [u8; 3] = [200, 20, 45];
 const TOO_MUCH: [u8; 3] = [25, 90, 185];
 
+/// What stands below a grid with signed tiles.
+const LEGEND: [([u8; 3], &str); 2] = [(MISSING, "ink is missing"), (TOO_MUCH, "too much ink")];
+
 /// What the pixels of a tile mean.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Kind {
@@ -74,8 +77,17 @@ impl Grid<'_> {
         assert!(self.side > 0 && self.scale > 0, "Grid: side {} and scale {} must be positive", self.side, self.scale);
         let place = Placement::of(self);
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let (width, height) = (place.x(columns), place.y(self.rows.len()));
+        let (mut width, mut height) = (place.x(columns), place.y(self.rows.len()));
+        let bottom = height;
+        let signed = self.rows.iter().flatten().any(|tile| tile.kind == Kind::Signed && !tile.pixels.is_empty());
+        if signed {
+            width = width.max(place.legend_width());
+            height += font::HEIGHT * place.font + place.gap;
+        }
         let mut image = RgbImage::from_pixel(width, height, Rgb([255; 3]));
+        if signed {
+            place.legend(&mut image, width, bottom);
+        }
 
         for (c, caption) in self.captions.iter().enumerate().take(columns) {
             let indent = (i64::from(place.tile) - i64::from(font::width(caption) * place.font)) / 2;
@@ -116,6 +128,25 @@ impl Placement {
         let left = if grid.labels.is_empty() { gap } else { widest(grid.labels) * font + 2 * gap };
         let top = if grid.captions.is_empty() { gap } else { font::HEIGHT * font + gap + gap / 2 };
         Self { tile, gap, left, top, font }
+    }
+
+    /// What the colours of signed tiles mean: squares with words, at the right below the rows.
+    fn legend(&self, image: &mut RgbImage, width: u32, y: u32) {
+        let mut x = width.saturating_sub(self.legend_width()) + self.gap;
+        let side = 7 * self.font;
+        for (colour, words) in LEGEND {
+            for (dx, dy) in (0..side).flat_map(|dx| (0..side).map(move |dy| (dx, dy))) {
+                image.put_pixel(x + dx, y + dy, Rgb(colour));
+            }
+            x += side + 3 * self.font;
+            font::draw(image, (x.into(), y.into()), words, self.font, TEXT);
+            x += font::width(words) * self.font + self.gap;
+        }
+    }
+
+    fn legend_width(&self) -> u32 {
+        let entry = |words: &str| (10 + font::width(words)) * self.font + self.gap;
+        LEGEND.iter().map(|(_, words)| entry(words)).sum::<u32>() + self.gap
     }
 
     fn x(&self, column: usize) -> u32 {
@@ -238,6 +269,20 @@ mod tests {
             [shade(0.0, Kind::Ink), shade(1.0, Kind::Ink), shade(-3.0, Kind::Ink)],
             [[255; 3], [0; 3], [255; 3]]
         );
+    }
+
+    #[test]
+    fn the_colours_of_a_residual_are_explained_below_it_and_only_there() {
+        let pixels = [0.5, -0.5, 0.0, 0.0];
+        let tile = |kind| [vec![Tile { pixels: &pixels, kind, window: None }]];
+        let draw = |rows: &[Vec<Tile>]| Grid { side: 2, scale: 8, rows, ..Grid::default() }.draw();
+        let (plain, signed) = (draw(&tile(Kind::Ink)), draw(&tile(Kind::Signed)));
+        assert!(signed.height() > plain.height() && signed.width() > plain.width());
+        let below = |colour| signed.enumerate_pixels().any(|(_, y, p)| y >= plain.height() && p.0 == colour);
+        assert!(below(MISSING) && below(TOO_MUCH) && below(TEXT));
+        // Blank tiles need no explanation.
+        let blank = [vec![Tile { kind: Kind::Signed, ..Tile::default() }, Tile { pixels: &pixels, ..Tile::default() }]];
+        assert_eq!(draw(&blank).height(), plain.height());
     }
 
     #[test]

@@ -17,10 +17,10 @@ pub struct Panel {
 
 /// Size of a panel with its labels, and of the space between its edge and its axes, in SVG units.
 const WIDTH: f64 = 480.0;
-const HEIGHT: f64 = 290.0;
+const HEIGHT: f64 = 308.0;
 const LEFT: f64 = 66.0;
 const RIGHT: f64 = 18.0;
-const TOP: f64 = 40.0;
+const TOP: f64 = 58.0;
 const BOTTOM: f64 = 48.0;
 /// Room for the title of the page.
 const HEADER: f64 = 44.0;
@@ -64,7 +64,7 @@ fn render(title: &str, panels: &[Panel]) -> String {
 /// One panel: title, axes with ticks, lines, legend.
 fn draw(out: &mut String, panel: &Panel) {
     let (inner_width, inner_height) = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM);
-    text(out, LEFT, TOP - 14.0, "start", "font-size=\"14\" font-weight=\"bold\"", &panel.title);
+    text(out, LEFT, TOP - 32.0, "start", "font-size=\"14\" font-weight=\"bold\"", &panel.title);
     text(out, LEFT + inner_width / 2.0, HEIGHT - 10.0, "middle", "", "step");
     let middle = svg::number(TOP + inner_height / 2.0);
     let _ = writeln!(out, "<g transform=\"translate(15 {middle}) rotate(-90)\">");
@@ -117,14 +117,14 @@ fn draw(out: &mut String, panel: &Panel) {
     legend(out, panel);
 }
 
-/// The labels and last smoothed values, at the right above the axes.
+/// The labels and last smoothed values, in a line between the title and the axes.
 fn legend(out: &mut String, panel: &Panel) {
-    let mut right = WIDTH - RIGHT;
-    for (i, (label, points)) in panel.series.iter().enumerate().rev() {
+    let mut left = LEFT;
+    for (i, (label, points)) in panel.series.iter().enumerate() {
         let Some((_, last)) = smoothed(points).pop() else { continue };
         let entry = format!("{} {}", if label.is_empty() { "last" } else { label }, significant(last));
-        text(out, right, TOP - 14.0, "end", &format!("fill=\"{}\"", svg::hex(colour(i))), &entry);
-        right -= 6.4 * entry.chars().count() as f64 + 12.0;
+        text(out, left, TOP - 12.0, "start", &format!("fill=\"{}\"", svg::hex(colour(i))), &entry);
+        left += 6.4 * entry.chars().count() as f64 + 12.0;
     }
 }
 
@@ -341,7 +341,29 @@ mod tests {
         // 396 × 202 inside the axes, with 6 % of the range above and below.
         assert!(text.contains("d=\"M0 191.18h0L198 101L396 10.82\""));
         assert!(text.contains(">train 10.00</text>"));
-        assert!(text.contains("width=\"960\" height=\"624\""));
+        assert!(text.contains("width=\"960\" height=\"660\""));
+    }
+
+    #[test]
+    fn title_legend_and_axes_have_lines_of_their_own_and_labels_do_not_meet() {
+        let line = |value: f64| vec![(0.0, value), (1.0, value)];
+        let panel = Panel {
+            title: "A title as long as the panel is wide, which a legend beside it would meet".into(),
+            series: vec![("on/off".into(), line(12.5)), ("layouts".into(), line(1.0)), ("strokes".into(), line(88.2))],
+            ..Panel::default()
+        };
+        let text = render("", &[panel]);
+        let place = |what: &str, attribute: &str| {
+            let tag = text[..text.find(&format!(">{what}")).unwrap()].rsplit('<').next().unwrap();
+            let value = tag.split(&format!(" {attribute}=\"")).nth(1).unwrap();
+            value.split('"').next().unwrap().parse::<f64>().unwrap()
+        };
+        assert!(place("A title", "y") + 12.0 < place("on/off", "y") && place("on/off", "y") + 8.0 < TOP);
+        let labels = ["on/off 12.50", "layouts 1.000", "strokes 88.20"];
+        for pair in labels.windows(2) {
+            assert!(place(pair[0], "x") + 6.0 * pair[0].len() as f64 + 6.0 < place(pair[1], "x"), "{pair:?}");
+        }
+        assert!(place(labels[2], "x") + 6.4 * labels[2].len() as f64 <= WIDTH);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Device memory. Inside a step it comes from a bump arena, which is used again from the start in the next step: the n-th allocation
 //! of a step has the same address in every step, which is all that a captured graph needs.
 
+use super::Span;
 use cudarc::driver::{CudaContext, DriverError, result};
 use std::sync::{Arc, LazyLock};
 
@@ -39,23 +40,6 @@ impl Drop for Memory {
             // SAFETY: freed once; the driver waits for kernels that still use it.
             let _ = unsafe { result::free_sync(self.address) };
         }
-    }
-}
-
-/// A stretch of device memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Span {
-    pub address: u64,
-    pub bytes: usize,
-}
-
-impl Span {
-    /// A null pointer.
-    pub const NONE: Span = Span { address: 0, bytes: 0 };
-
-    /// Whether some byte is in both.
-    pub fn meets(self, other: Span) -> bool {
-        self.address < other.address + other.bytes as u64 && other.address < self.address + self.bytes as u64
     }
 }
 

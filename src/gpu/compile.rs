@@ -1,99 +1,20 @@
 //! Kernel sources and NVRTC: CUDA C++ in, machine code for the card at hand out.
 
 use super::{Gpu, cache};
-use crate::{DType, Error, Result};
+use crate::{
+    Error, Observer, Result,
+    kernels::{SOURCES, assemble, options, source},
+    observer::Unit,
+};
 use cudarc::{
     driver::CudaModule,
     nvrtc::{self, Ptx, result, sys},
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use std::{
-    borrow::Cow,
     ffi::{CStr, CString},
     sync::Arc,
 };
-
-macro_rules! sources {
-    ($($name:literal),* $(,)?) => { &[$(($name, include_str!(concat!("../../kernels/", $name, ".cu")))),*] };
-}
-
-/// Every file of `kernels/`, without its `.cu`, and its text.
-pub const SOURCES: &[(&str, &str)] = sources![
-    "adam",
-    "affine",
-    "batch",
-    "bezier",
-    "clock",
-    "conv_pair",
-    "dropout_linear",
-    "elementwise",
-    "gaussian",
-    "gru",
-    "likelihood",
-    "linear",
-    "log_mean_exp",
-    "max_norm",
-    "memory",
-    "mixture",
-    "naive",
-    "noise",
-    "nvil",
-    "onoff",
-    "place_points",
-    "raster",
-    "render_stroke",
-    "report",
-    "shape",
-    "squash",
-    "stn",
-    "tanh_ratio",
-];
-
-macro_rules! headers {
-    ($($name:literal),* $(,)?) => { &[$(($name, include_str!(concat!("../../kernels/", $name)))),*] };
-}
-
-/// What all kernel files share, and what those share that ask for it by an `#include` on their first line.
-const HEADERS: &[(&str, &str)] = headers!["common.cuh", "conv_pair.cuh", "gemm.cuh"];
-
-/// The text of `kernels/<file>.cu`; that in the folder `DOOD_KERNELS` where it is set, so that a kernel can be changed without
-/// building anything.
-pub(super) fn source(file: &str) -> Option<Cow<'static, str>> {
-    if let Some(folder) = std::env::var_os("DOOD_KERNELS") {
-        return std::fs::read_to_string(std::path::Path::new(&folder).join(format!("{file}.cu"))).ok().map(Cow::from);
-    }
-    SOURCES.iter().find(|(name, _)| *name == file).map(|(_, text)| Cow::from(*text))
-}
-
-fn header(name: &str) -> Cow<'static, str> {
-    if let Some(folder) = std::env::var_os("DOOD_KERNELS") {
-        return std::fs::read_to_string(std::path::Path::new(&folder).join(name)).unwrap_or_default().into();
-    }
-    HEADERS.iter().find(|(header, _)| *header == name).map_or("", |(_, text)| text).into()
-}
-
-/// What NVRTC is given: the text of a kernel file after what all of them share, and with another header in the place where its first
-/// line includes one.
-pub fn assemble(file: &str, text: &str) -> String {
-    let included = text.strip_prefix("#include \"").and_then(|rest| rest.split_once("\"\n"));
-    let text = match included {
-        None => Cow::from(text),
-        Some((name, rest)) => {
-            format!("#line 1 \"kernels/{name}\"\n{}\n#line 2 \"kernels/{file}.cu\"\n{rest}", header(name)).into()
-        }
-    };
-    let common = header("common.cuh");
-    format!("#line 1 \"kernels/common.cuh\"\n{common}\n#line 1 \"kernels/{file}.cu\"\n{text}\n")
-}
-
-/// NVRTC's options for an architecture (`sm_90a`, or `compute_90` for PTX) and a number type.
-pub fn options(architecture: &str, dtype: DType) -> Vec<String> {
-    let real = if dtype == DType::F32 { "float" } else { "double" };
-    // Source lines let compute-sanitizer and the profilers say where; they cost nothing at run time.
-    let architecture = format!("--gpu-architecture={architecture}");
-    vec!["--std=c++17".into(), "--generate-line-info".into(), format!("-DREAL={real}"), architecture]
-}
 
 /// What kernels are compiled for.
 #[derive(Clone, Debug)]
@@ -215,8 +136,8 @@ impl Gpu {
 
 impl Gpu {
     /// Compiles what the cache on disk lacks, several files at a time: else each is compiled when its first kernel is launched. What
-    /// goes wrong here is told there.
-    pub fn compile_all(&self) {
+    /// goes wrong here is told there. An observer that stops leaves the rest to those launches.
+    pub fn compile_all(&self, observer: &dyn Observer) {
         let options = options(&self.target.architecture, self.dtype);
         let prepare = |&(file, _): &(&'static str, &str)| {
             let source = assemble(file, &source(file)?);
@@ -224,15 +145,17 @@ impl Gpu {
             (!key.exists()).then_some((file, source, key))
         };
         let missing: Vec<_> = SOURCES.iter().filter_map(prepare).collect();
-        let style = ProgressStyle::with_template("Compiling kernels {bar:40} {pos}/{len}").expect("a valid template");
-        let bar = ProgressBar::new(missing.len() as u64).with_style(style);
-        missing.par_iter().for_each(|(file, source, key)| {
+        if missing.is_empty() {
+            return;
+        }
+        observer.begin("Compiling kernels", Some(missing.len() as u64), Unit::Items);
+        missing.par_iter().filter(|_| !observer.stopped()).for_each(|(file, source, key)| {
             if let Ok(image) = compile(file, source, &self.target, &options) {
                 cache::write(key, &image);
             }
-            bar.inc(1);
+            observer.advance(1);
         });
-        bar.finish_and_clear();
+        observer.end();
     }
 }
 

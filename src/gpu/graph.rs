@@ -1,7 +1,7 @@
 //! Capturing a step as a CUDA graph, and replaying it.
 
 use super::{
-    Arg, Gpu, Launch, Span,
+    Arg, Gpu, GraphSize, Launch, Span,
     arena::{ALIGN, Arena, Memory},
     args,
 };
@@ -24,17 +24,6 @@ pub(crate) struct Graph {
 
 // SAFETY: the driver asks that a graph be used by one thread at a time; `&mut` in `replay` sees to that.
 unsafe impl Send for Graph {}
-
-/// How much a captured step has to do, and how much of it one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GraphSize {
-    /// Kernels, copies and fills.
-    pub nodes: usize,
-    /// The most of them that wait for each other in a row.
-    pub longest_chain: usize,
-    /// Bytes of memory that they are given, to read or to write: about what a card moves, if nothing stays in its caches.
-    pub bytes: usize,
-}
 
 /// The nodes of a step that is being captured.
 #[derive(Default)]

@@ -1,12 +1,12 @@
 //! Launching a kernel: its grid, its arguments by value, and the check of both against what the source says.
 
-use super::{Gpu, Span, compile};
-use crate::{DType, Error};
+use super::{Arg, Gpu, Launch};
+use crate::{
+    DType, Error,
+    kernels::{self, common::TABLE},
+};
 use cudarc::driver::{CudaFunction, DeviceRepr, LaunchConfig, PushKernelArg, sys};
 use std::collections::hash_map::Entry;
-
-/// Places in a [`Arg::Table`], as in `kernels/common.cuh`.
-pub(crate) const TABLE: usize = 8;
 
 /// The pointers of a table, as a kernel gets them.
 #[repr(transparent)]
@@ -15,111 +15,11 @@ struct Pointers([u64; TABLE]);
 // SAFETY: `Table` in kernels/common.cuh has the same layout.
 unsafe impl DeviceRepr for Pointers {}
 
-/// A kernel argument, by value. Shapes and constants go by value too: nothing is uploaded for a launch.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Arg {
-    /// `const REAL*`.
-    In(Span),
-    /// `REAL*`.
-    Out(Span),
-    /// `const unsigned char*`.
-    Bytes(Span),
-    /// `const unsigned*`.
-    Words(Span),
-    /// `unsigned*`.
-    WordsOut(Span),
-    /// `int`.
-    Int(i32),
-    /// `unsigned`.
-    Word(u32),
-    /// `const __grid_constant__ Table`: inputs whose number is known at run time; the places beyond them are null pointers.
-    Table([Span; TABLE]),
-    /// `u64`.
-    Wide(u64),
-    /// `REAL`, converted to the device's number type.
-    Real(f64),
-}
-
-impl Arg {
-    /// Whether it is a null pointer to an output: a gradient that nobody wants.
-    pub fn is_null(self) -> bool {
-        matches!(self, Arg::Out(Span::NONE))
-    }
-
-    /// A table of inputs, [`TABLE`] at most.
-    #[track_caller]
-    pub fn table(inputs: impl IntoIterator<Item = Span>) -> Self {
-        let mut spans = [Span::NONE; TABLE];
-        inputs.into_iter().enumerate().for_each(|(i, span)| spans[i] = span);
-        Arg::Table(spans)
-    }
-
-    /// How a kernel declares it.
-    fn declaration(self) -> &'static str {
-        match self {
-            Arg::In(_) => "const REAL*",
-            Arg::Out(_) => "REAL*",
-            Arg::Bytes(_) => "const unsigned char*",
-            Arg::Words(_) => "const unsigned*",
-            Arg::WordsOut(_) => "unsigned*",
-            Arg::Int(_) => "int",
-            Arg::Word(_) => "unsigned",
-            Arg::Table(_) => "const __grid_constant__ Table",
-            Arg::Wide(_) => "u64",
-            Arg::Real(_) => "REAL",
-        }
-    }
-}
-
-impl From<usize> for Arg {
-    #[track_caller]
-    fn from(n: usize) -> Self {
-        Arg::Int(i32::try_from(n).expect("a size passed to a kernel is below 2^31"))
-    }
-}
-
-/// A list of [`Arg`]s.
-macro_rules! args {
-    ($($arg:expr),* $(,)?) => { &[$($crate::gpu::Arg::from($arg)),*] };
-}
-pub(crate) use args;
-
 /// A kernel on the card.
 pub(super) struct Loaded {
     function: CudaFunction,
     /// Bytes of dynamic shared memory that it may have.
     shared: usize,
-}
-
-/// How many blocks of how many threads.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Launch {
-    grid: [usize; 3],
-    threads: usize,
-    shared: usize,
-}
-
-impl Launch {
-    /// One thread per element; a kernel strides on where there are more elements than threads.
-    pub fn elements(n: usize) -> Self {
-        const MOST: usize = 4096;
-        Launch::grid([n.div_ceil(256).min(MOST), 1, 1], 256)
-    }
-
-    /// One block of `threads` threads per row.
-    pub fn rows(n: usize, threads: usize) -> Self {
-        Launch::grid([n, 1, 1], threads)
-    }
-
-    /// Blocks of `threads` threads (along x).
-    pub fn grid(grid: [usize; 3], threads: usize) -> Self {
-        Launch { grid, threads, shared: 0 }
-    }
-
-    /// With `bytes` of dynamic shared memory per block.
-    pub fn shared(self, bytes: usize) -> Self {
-        Launch { shared: bytes, ..self }
-    }
 }
 
 impl Gpu {
@@ -184,7 +84,7 @@ impl Gpu {
         let loaded = match functions.entry((file, name)) {
             Entry::Occupied(found) => found.into_mut(),
             Entry::Vacant(place) => {
-                let source = compile::source(file).unwrap_or_else(|| panic!("there is no kernels/{file}.cu"));
+                let source = kernels::source(file).unwrap_or_else(|| panic!("there is no kernels/{file}.cu"));
                 check_signature(&source, file, name, args);
                 let failed = |e| Error::Device(format!("kernel {name} cannot be loaded: {e}"));
                 match self.module(file).and_then(|module| module.load_function(name).map_err(failed)) {
@@ -255,7 +155,7 @@ fn parameters(source: &str, name: &str) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Span, *};
 
     const SOURCE: &str = "
         __device__ void scale(int n) {}

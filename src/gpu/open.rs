@@ -38,7 +38,8 @@ impl Gpu {
         }
         let count = match CudaContext::device_count() {
             Ok(count) => count.max(0) as usize,
-            Err(_) => 0,
+            Err(DriverError(NO_DEVICE)) => 0,
+            Err(error) => return refuse(format!("the NVIDIA driver does not start: {}", reason(error))),
         };
         if count == 0 {
             return refuse("the NVIDIA driver finds no GPU (see nvidia-smi, CUDA_VISIBLE_DEVICES)".into());
@@ -125,9 +126,38 @@ fn dotted(version: i32) -> String {
     format!("{}.{}", version / 1000, version % 1000 / 10)
 }
 
-/// Whether there is a driver and a card.
-pub(crate) fn is_available() -> bool {
+/// Whether there is a driver, and a card or something that hides it: whoever would have used a GPU should be told why it was not.
+pub(crate) fn is_expected() -> bool {
     // SAFETY: only looks for the library.
     let driver = unsafe { sys::is_culib_present() };
-    driver && CudaContext::device_count().is_ok_and(|n| n > 0)
+    driver && !matches!(CudaContext::device_count(), Ok(0) | Err(DriverError(NO_DEVICE)))
+}
+
+const NO_DEVICE: sys::CUresult = sys::CUresult::CUDA_ERROR_NO_DEVICE;
+
+/// What the driver says when it does not start, with its number, and what is known to help.
+fn reason(error: DriverError) -> String {
+    use sys::CUresult::*;
+    let help = match error.0 {
+        CUDA_ERROR_STUB_LIBRARY => {
+            "the libcuda.so that was found is the CUDA toolkit's stand-in for linking; take its folder `stubs` out of LD_LIBRARY_PATH"
+        }
+        CUDA_ERROR_SYSTEM_NOT_READY => {
+            "is the service nvidia-fabricmanager running, in the driver's version? Machines with NVSwitch need it"
+        }
+        CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
+            "the driver was replaced while it was in use; restart the machine (in a container: the host's driver is another one)"
+        }
+        CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => {
+            "the package cuda-compat does not support this card; take its folder out of LD_LIBRARY_PATH, or update the driver"
+        }
+        CUDA_ERROR_DEVICE_UNAVAILABLE => "another process may have the card to itself (see nvidia-smi)",
+        CUDA_ERROR_OPERATING_SYSTEM => "may this user open /dev/nvidia*? In a container, was it started with its GPUs?",
+        CUDA_ERROR_UNKNOWN => {
+            "reload the kernel module nvidia_uvm or restart the machine, most of all if it was asleep"
+        }
+        _ => "see nvidia-smi",
+    };
+    let said = error.error_string().map_or("it does not say why".into(), |said| said.to_string_lossy().into_owned());
+    format!("{said} (error {}); {help}", error.0 as u32)
 }

@@ -288,3 +288,20 @@ impl Config {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_model_has_one_word_and_the_old_one_is_known() {
+        for variant in Variant::ALL {
+            assert_eq!(variant.to_string().parse::<Variant>().unwrap(), variant);
+            assert_eq!(serde_json::to_value(variant).unwrap(), variant.to_string());
+            Config::paper(Placement::Warp).with_variant(variant).check().unwrap();
+        }
+        // Checkpoints of before call the first model so.
+        assert_eq!(serde_json::from_str::<Variant>("\"full\"").unwrap(), Variant::Dood);
+        assert!("vae".parse::<Variant>().unwrap_err().to_string().contains("choose dood"));
+    }
+}

@@ -196,8 +196,7 @@ impl Model {
         let open = mask.value();
 
         // What is seen before the stroke; what the baseline makes of that and of the stroke before.
-        let live = (!needs.stopped).then_some(&open);
-        self.eyes.look(&mut view, &needs.before, live);
+        self.eyes.look(&mut view, &needs.before, (!needs.stopped).then_some(&open));
         if needs.has(Input::Ratio) {
             self.eyes.ratio(&mut view);
         }
@@ -232,11 +231,10 @@ impl Model {
         let stroke_image = view.note("stroke_image", self.renderer.stroke(z.stroke, (z.layout, window), pen, &on));
         let canvas = before.canvas.with(stroke_image, slope, self.eyes.see_the_work);
         let shown = view.note("canvas", canvas.image(last));
-        let (open, on) = (&open, &on);
         let log = |(onoff, layout, stroke): (Density<'t, '_>, Density<'t, '_>, Density<'t, '_>)| Each {
-            onoff: onoff.log(z.onoff, open),
-            layout: layout.log(z.layout, on),
-            stroke: stroke.log(z.stroke, on),
+            onoff: onoff.log(z.onoff, &open),
+            layout: layout.log(z.layout, &on),
+            stroke: stroke.log(z.stroke, &on),
         };
         let (logq, logp) = (log((onoff, layout, stroke)), scored.map(log));
         view.note_each("logq", Some(logq));

@@ -5,7 +5,7 @@ use super::{
     draw::Pens,
     latent::Each,
     law::Law,
-    ranges,
+    ranges::thinnest,
     view::{Family, Input, Net, Recall},
 };
 use crate::{
@@ -94,14 +94,14 @@ impl Parts<'_> {
         let pen = if faint { [-4.0, 4.0] } else { [-2.0, 2.0] };
         let slope = [if faint { 4.0 } else { -1.0 }];
         self.p.group(2);
-        let onoff = self.net("onoff_posterior", choices.onoff_posterior(), Biases(&draws_on), ranges::onoff());
+        let onoff = self.net("onoff_posterior", choices.onoff_posterior(), Biases(&draws_on), Squash::onoff());
         self.p.group(0);
-        let layout = self.net("layout_posterior", choices.layout_posterior(), Biases(&LAYOUT), ranges::layout());
+        let layout = self.net("layout_posterior", choices.layout_posterior(), Biases(&LAYOUT), Squash::layout());
         let inputs = choices.layout_posterior();
-        let canvas_slope = self.net("canvas_slope", inputs, Biases(&slope), ranges::canvas_slope());
-        let (random, range) = (Random(5 * c.points), ranges::stroke(c.points));
+        let canvas_slope = self.net("canvas_slope", inputs, Biases(&slope), Squash::canvas_slope());
+        let (random, range) = (Random(5 * c.points), Squash::stroke(c.points));
         let stroke = self.net("stroke_posterior", choices.stroke_posterior(), random, range);
-        let pen = self.net("pen", choices.pen(), Biases(&pen), ranges::pen(c));
+        let pen = self.net("pen", choices.pen(), Biases(&pen), Squash::pen(thinnest(c.placement)));
         let nets = Each { onoff, layout, stroke };
         (Law::Networks { nets, family: Family::Gaussian, points: c.points }, Some(Pens { pen, canvas_slope }))
     }
@@ -119,11 +119,11 @@ impl Parts<'_> {
     fn learned_prior(&mut self) -> Law {
         let (c, choices) = (self.c, self.choices);
         let k = c.components;
-        let onoff = self.net("onoff_prior", choices.onoff_prior(), Biases(&[1.0]), ranges::onoff());
+        let onoff = self.net("onoff_prior", choices.onoff_prior(), Biases(&[1.0]), Squash::onoff());
         let biases = layout_prior(c, self.init());
-        let layout = self.net("layout_prior", choices.layout_prior(), Biases(&biases), ranges::layout_prior(k));
+        let layout = self.net("layout_prior", choices.layout_prior(), Biases(&biases), Squash::layout_prior(k));
         let biases = stroke_prior(c, self.init());
-        let range = ranges::stroke_prior(c.points, k);
+        let range = Squash::stroke_prior(c.points, k);
         let stroke = self.net("stroke_prior", choices.stroke_prior(), Biases(&biases), range);
         let nets = Each { onoff, layout, stroke };
         Law::Networks { nets, family: Family::Mixture { components: k }, points: c.points }
@@ -133,9 +133,9 @@ impl Parts<'_> {
     fn posterior_joint(&mut self) -> Law {
         let (code, choices) = (self.c.code, self.choices);
         let inputs = choices.place_posterior();
-        let place = self.net("onoff_layout_posterior", inputs, Random(9), ranges::joint_place());
+        let place = self.net("onoff_layout_posterior", inputs, Random(9), Squash::air_place());
         let inputs = choices.code_posterior();
-        let shape = self.net("stroke_posterior", inputs, Random(2 * code), ranges::code(code));
+        let shape = self.net("stroke_posterior", inputs, Random(2 * code), Squash::air_code(code));
         Law::Joint { place, shape }
     }
 }

@@ -108,6 +108,11 @@ pub struct Heat {
 impl Heat {
     /// None are changed.
     pub const ONE: Heat = Heat { layout: [1.0; 4], stroke: 1.0 };
+    /// The same factor for all.
+    pub const fn all(factor: f64) -> Heat {
+        Heat { layout: [factor; 4], stroke: factor }
+    }
+
     /// As the paper generates: a tenth for shifts and strokes, √0.7 for scale and rotation (section 11c).
     pub const PAPER: Heat = Heat { layout: [0.1, 0.1, 0.836_660_026_534_075_5, 0.836_660_026_534_075_5], stroke: 0.1 };
 }

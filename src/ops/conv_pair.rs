@@ -8,7 +8,7 @@
 
 mod launches;
 
-use super::{Cost, Op, live_rows};
+use super::{Cost, Op, live::live_rows, size};
 use crate::{Device, Tensor, Var, cpu, device::on_device, real::Real, slot::Slot};
 use rayon::prelude::*;
 
@@ -402,7 +402,7 @@ impl Op for ConvPair {
         let d = Dims::of(x);
         let mut y = Tensor::empty(cx, &[d.n, d.features()]);
         on_device!(cx, T => {
-            let live = live_rows(self.live.as_ref(), d.n);
+            let live = live_rows(self.name(), self.live.as_ref(), d.n);
             let packs = [
                 Packed::<T>::forward(x[1].slice(), x[2].slice(), 1),
                 Packed::<T>::forward(x[3].slice(), x[4].slice(), d.c1),
@@ -423,7 +423,7 @@ impl Op for ConvPair {
     fn backward(&self, cx: &Device, x: &[Tensor], y: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
         let d = Dims::of(x);
         on_device!(cx, T => {
-            let live = live_rows(self.live.as_ref(), d.n);
+            let live = live_rows(self.name(), self.live.as_ref(), d.n);
             let packs = [
                 Packed::<T>::forward(x[1].slice(), x[2].slice(), 1),
                 Packed::<T>::backward(x[3].slice(), d.c2, d.c1, Packed::<T>::together(d.c1)),
@@ -470,7 +470,7 @@ impl Op for ConvPair {
             self.live.as_ref().map_or(d.n, |live| live.slice::<T>().iter().filter(|&&l| l != T::ZERO).count())
         }, _gpu => d.n); // who is live is not known here
         let macs = d.c1 * 9 * (d.h - 2) * (d.w - 2) + d.c1 * 9 * d.features();
-        Cost { flops: 2.0 * (images * macs) as f64, bytes: 4.0 * (x[0].len() + y.len()) as f64 }
+        Cost { flops: 2.0 * (images * macs) as f64, bytes: size([&x[0], y]) }
     }
 }
 

@@ -7,7 +7,7 @@
 
 mod launches;
 
-use super::{Activation, Cost, Op, linear, live_rows};
+use super::{Activation, Cost, Op, linear, live::live_rows, size};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
@@ -139,7 +139,7 @@ impl DropoutLinear {
     }
 
     fn rows(&self, n: usize) -> Vec<Row> {
-        let live = live_rows(self.live.as_ref(), n);
+        let live = live_rows(self.name(), self.live.as_ref(), n);
         let images = || (0..n).filter(|&i| live[i]);
         (0..self.calls.len()).flat_map(|call| images().map(move |image| Row { call, image })).collect()
     }
@@ -269,8 +269,7 @@ impl Op for DropoutLinear {
             None => self.rows(d.n).len(),
             Some(_) => self.calls.len() * d.n, // to ask which of them are live would be to wait
         };
-        let read: usize = x.iter().map(Tensor::len).sum();
-        Cost { flops: 2.0 * (rows * d.k * d.o) as f64, bytes: 4.0 * read as f64 }
+        Cost { flops: 2.0 * (rows * d.k * d.o) as f64, bytes: size(x) }
     }
 }
 

@@ -4,7 +4,8 @@ use super::{Op, same_shape};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
-    gpu::{Arg, Launch, TABLE, args},
+    gpu::{Arg, Launch, args},
+    kernels::common::TABLE,
     real::Real,
     slot::{Slot, grad},
 };

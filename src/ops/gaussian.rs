@@ -8,7 +8,10 @@
 //! log N = −(d/2)·log 2π − Σ log σᵢ − ½[e₀² + f² + Σ_{i≥2} eᵢ²],   eᵢ = (zᵢ − μᵢ)/σᵢ,   f = (z₁ − μ₁ − cor·e₀)/σ₁
 //! ```
 
-use super::{Op, stn::is_live};
+use super::{
+    Op,
+    live::{check_live, is_live},
+};
 use crate::{
     Device, Tensor, Var,
     device::on_device,
@@ -116,16 +119,6 @@ pub(super) fn dims(op: &str, z: &Tensor, p: &Tensor, groups: usize, width: impl 
         }
     }
     panic!("{op}: {:?} with parameters {:?} for {groups} groups of at least 2 coordinates", z.shape(), p.shape());
-}
-
-/// `live` has one entry per row.
-#[track_caller]
-pub(super) fn check_live(op: &str, live: Option<&Tensor>, n: usize) {
-    assert!(
-        live.is_none_or(|live| live.len() == n),
-        "{op}: `live` has {:?} entries for {n} rows",
-        live.map(Tensor::len)
-    );
 }
 
 struct LogDensity {

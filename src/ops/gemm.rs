@@ -3,14 +3,15 @@
 //! on the card, so a result has the same bits on every card.
 
 use crate::{
-    MathMode, Tensor,
+    Tensor,
     gpu::{Arg, Gpu, Launch},
+    kernels::gemm::*,
 };
 
 /// How a product is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// Tiles of 64×128, which need operands that are read 16 bytes at a time; else of 32×32.
+    /// Large tiles, which need operands that are read 16 bytes at a time; else small ones.
     large: bool,
     /// Parts of the inner dimension, each of `chunk` elements but the last.
     pub parts: usize,
@@ -27,7 +28,7 @@ const LONG: usize = 4096;
 const SHORTEST_CHUNK: usize = 128;
 
 fn tiles(large: bool, rows: usize, columns: usize) -> [usize; 2] {
-    let [m, n] = if large { [64, 128] } else { [32, 32] };
+    let [m, n] = if large { [LARGE_M, LARGE_N] } else { [SMALL_M, SMALL_N] };
     [rows.div_ceil(m), columns.div_ceil(n)]
 }
 
@@ -43,10 +44,9 @@ pub(crate) fn packed(columns: &[usize], tensors: &[&Tensor]) -> bool {
 impl Plan {
     /// For one product `rows`×`inner` · `inner`×`columns`.
     pub fn one(packed: bool, rows: usize, columns: usize, inner: usize) -> Self {
-        const STAGE: usize = 16;
         let blocks = large_tiles(rows, columns);
         let parts = if inner < LONG { 1 } else { (BUSY / blocks.max(1)).clamp(1, inner / SHORTEST_CHUNK) };
-        let chunk = inner.div_ceil(parts).next_multiple_of(STAGE).max(STAGE);
+        let chunk = inner.div_ceil(parts).next_multiple_of(LARGE_K).max(LARGE_K);
         let parts = inner.div_ceil(chunk).max(1);
         Plan { large: packed && blocks * parts >= ENOUGH, parts, chunk }
     }
@@ -76,8 +76,9 @@ impl Plan {
 
     /// Threads and shared memory of such a kernel.
     pub fn launch(self, gpu: &Gpu, grid: [usize; 3]) -> Launch {
+        let [m, n, k] = if self.large { [LARGE_M, LARGE_N, LARGE_K] } else { [SMALL_M, SMALL_N, SMALL_K] };
         // The tile of the result, or two stages of both operands, whichever is more.
-        let numbers = if self.large { 64 * 132 } else { 2 * 64 * (40 + 40) };
+        let numbers = (m * (n + TILE_PAD)).max(2 * k * (m + STAGE_PAD + n + STAGE_PAD));
         Launch::grid(grid, 256).shared(numbers * gpu.dtype().bytes())
     }
 }
@@ -122,11 +123,7 @@ pub(crate) fn naive_product(gpu: &Gpu, a: Matrix, b: Matrix, [out, add]: [Arg; 2
 
 /// The math mode as a kernel argument.
 pub(crate) fn math(gpu: &Gpu) -> Arg {
-    Arg::Int(match gpu.math() {
-        MathMode::F32 => 0,
-        MathMode::Tf32 => 1,
-        MathMode::Bf16 => 2,
-    })
+    Arg::Int(gpu.math() as i32)
 }
 
 #[cfg(test)]

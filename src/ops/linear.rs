@@ -3,6 +3,7 @@
 use super::{
     Cost, Op,
     gemm::{self, Plan, naive_product},
+    size,
 };
 use crate::{
     Device, Tensor, Var, cpu,
@@ -222,8 +223,7 @@ impl Op for Linear {
 
     fn cost(&self, x: &[Tensor], y: &Tensor) -> Cost {
         let (n, i, o) = dims(x);
-        let elements = x.iter().map(Tensor::len).sum::<usize>() + y.len();
-        Cost { flops: 2.0 * (n * i * o) as f64, bytes: 4.0 * elements as f64 }
+        Cost { flops: 2.0 * (n * i * o) as f64, bytes: size(x) + size([y]) }
     }
 }
 

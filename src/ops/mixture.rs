@@ -6,8 +6,12 @@
 //!
 //! A row of packed parameters p holds logits `G×K`, means `G×K×d`, stds `G×K×d`, cors `G×K`.
 
-use super::gaussian::{HALF_LOG_TAU, add_gradients, check_live, dims, log_densities, parts, parts_mut, slot_or};
-use super::{Cost, Op, stn::is_live};
+use super::{
+    Cost, Op,
+    gaussian::{HALF_LOG_TAU, add_gradients, dims, log_densities, parts, parts_mut, slot_or},
+    live::{check_live, is_live},
+    size,
+};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
@@ -168,8 +172,7 @@ impl Op for Mixture {
 
     /// Per component: about 6 operations for each coordinate and direction, and two exponentials.
     fn cost(&self, x: &[Tensor], y: &Tensor) -> Cost {
-        let elements = x.iter().map(Tensor::len).sum::<usize>() + y.len();
-        Cost { flops: 6.0 * x[1].len() as f64, bytes: 4.0 * elements as f64 }
+        Cost { flops: 6.0 * x[1].len() as f64, bytes: size(x) + size([y]) }
     }
 }
 

@@ -6,11 +6,9 @@ use crate::{
     Tensor,
     device::on_device,
     gpu::{Arg, Launch, args},
+    kernels::nvil::DECAY,
     real::Real,
 };
-
-/// How much of the running statistics survives a step.
-const DECAY: f64 = 0.8;
 
 /// What the loss needs of the learning signal.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@
 //! dB_nx = −Σ_j W_x[n,j]·(B_nx − j/side)/σ²        dσ = Σ (W_x ⊙ (B_nx − j/side)² + W_y ⊙ (B_ny − i/side)²)/σ³
 //! ```
 
-use super::{Cost, Op};
+use super::{Cost, Op, size};
 use crate::{
     DType, Device, Tensor, Var, cpu,
     device::on_device,
@@ -270,9 +270,7 @@ impl Op for RasterOp {
 
     fn cost(&self, x: &[Tensor], y: &Tensor) -> Cost {
         let (n, samples) = sizes(x);
-        let size = if y.device().dtype() == DType::F32 { 4 } else { 8 };
-        let bytes = (x[0].len() + n + y.len()) * size;
-        Cost { flops: n as f64 * Raster::<f32>::flops(self.side, samples), bytes: bytes as f64 }
+        Cost { flops: n as f64 * Raster::<f32>::flops(self.side, samples), bytes: size(x) + size([y]) }
     }
 }
 

@@ -16,13 +16,15 @@ mod launches;
 use super::{
     Cost, Op,
     bezier::{self, bernstein, sample_curve, sample_curve_backward},
+    live::is_live,
     max_norm::divisor,
     place_points::{count, place, place_backward},
     raster::{Raster, TOGETHER, add_columns, sum},
-    stn::{Sampler, is_live},
+    size,
+    stn::Sampler,
 };
 use crate::{
-    DType, Device, Tensor, Var, cpu,
+    Device, Tensor, Var, cpu,
     device::on_device,
     real::Real,
     slot::{Slot, grad},
@@ -300,18 +302,17 @@ impl Op for RenderStroke {
     }
 
     fn cost(&self, x: &[Tensor], y: &Tensor) -> Cost {
-        let (n, j) = count("render_stroke", &x[0]);
-        let size = if y.device().dtype() == DType::F32 { 4 } else { 8 };
+        let (n, _) = count("render_stroke", &x[0]);
         let per_pixel = if self.set.placement == Placement::Warp { 60 } else { 30 };
         let flops = Raster::<f32>::flops(self.set.side, self.set.samples) + (per_pixel * self.set.side.pow(2)) as f64;
-        Cost { flops: n as f64 * flops, bytes: ((n * (2 * j + 9) + y.len()) * size) as f64 }
+        Cost { flops: n as f64 * flops, bytes: size(x) + size([&self.on, y]) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{launches::Fast, *};
-    use crate::{Grads, NodeGrads, Tape, gradcheck::gradcheck_at, rng::Rng, rng::Stream};
+    use crate::{DType, Grads, NodeGrads, Tape, gradcheck::gradcheck_at, rng::Rng, rng::Stream};
 
     const P: [f64; 10] = [0.2, 0.2, 0.4, 0.1, 0.5, 0.5, 0.6, 0.9, 0.8, 0.7];
     const L: [f64; 4] = [0.1, -0.2, 0.6, 0.3];

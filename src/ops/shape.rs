@@ -4,7 +4,8 @@ use super::Op;
 use crate::{
     Device, Tensor, Var,
     device::on_device,
-    gpu::{Arg, Launch, TABLE, args},
+    gpu::{Arg, Launch, args},
+    kernels::common::TABLE,
     slot::{Slot, grad},
 };
 

@@ -8,9 +8,9 @@
 //! Each of the four neighbours outside the image counts as 0, so borders fade linearly. Where a sample falls exactly on a pixel the
 //! derivative is that to its right and below.
 
-use super::{Cost, Op, raster::TOGETHER};
+use super::{Cost, Op, live::is_live, raster::TOGETHER, size};
 use crate::{
-    DType, Device, Tensor, Var, cpu,
+    Device, Tensor, Var, cpu,
     device::on_device,
     gpu::{Arg, Launch, args},
     real::Real,
@@ -236,15 +236,6 @@ impl Sampler {
     }
 }
 
-/// Whether image i is to be computed.
-#[inline(always)]
-pub(super) fn is_live<T: Real>(live: Option<&[T]>, i: usize) -> bool {
-    live.is_none_or(
-        #[inline(always)]
-        |live| live[i] != T::ZERO,
-    )
-}
-
 impl Stn {
     #[track_caller]
     fn sizes(&self, x: &[Tensor]) -> (usize, usize, usize) {
@@ -327,8 +318,7 @@ impl Op for Stn {
     }
 
     fn cost(&self, x: &[Tensor], y: &Tensor) -> Cost {
-        let size = if y.device().dtype() == DType::F32 { 4 } else { 8 };
-        Cost { flops: 30.0 * y.len() as f64, bytes: ((x[0].len() + x[1].len() + y.len()) * size) as f64 }
+        Cost { flops: 30.0 * y.len() as f64, bytes: size(x) + size([y]) }
     }
 }
 

@@ -1,58 +1,28 @@
 //! A whole training run: data, progress, metrics, pictures, checkpoints, interruption.
 
-use super::{Preset, Report, Settings, Trainer, pixels, settings_of};
+use super::{
+    Options, Plan, Preset, Report, Trainer,
+    folder::{self, Claim},
+    memory,
+};
 use crate::{
-    Device, Error, Observer, Result, Tensor,
+    Device, Error, Observer, Params, ParamsBuilder, Result,
     checkpoint::{self, Checkpoint},
-    data::{self, Images, Source},
+    data::{self, Images},
     figures::{Panel, plot_svg},
     files,
+    measure::{Measured, Score, measure, pixels, spread},
     metrics::{EventFile, Metrics, MetricsFile},
-    observer::Unit,
-    ops::Placement,
-    reconstruct::{self, Reconstruction, Summary, reconstruct},
+    model::{Config, Model, Start, Variant},
+    observer::{Silent, Unit},
+    reconstruct::{self, Reconstruction, reconstruct},
     rng::Rng,
 };
 use std::{
-    fs::{File, TryLockError},
+    collections::HashSet,
     path::{Path, PathBuf},
     time::Instant,
 };
-
-/// What a user asks for. `None` means the preset's value, or in a resumed run the value of that run.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// Where the images come from.
-    pub data: Option<Source>,
-    /// The model's size and the settings that suit it.
-    pub preset: Option<Preset>,
-    /// How strokes get onto the canvas.
-    pub placement: Option<Placement>,
-    /// Updates at which the run ends.
-    pub steps: Option<u64>,
-    /// Images per update.
-    pub batch: Option<usize>,
-    /// Key of all random numbers.
-    pub seed: Option<u64>,
-    /// Learning rate of the model (not of its baseline).
-    pub learning_rate: Option<f64>,
-    /// Learning rate of the on/off posterior alone.
-    pub onoff_rate: Option<f64>,
-    /// Updates between rows of metrics.
-    pub log_every: Option<u64>,
-    /// Updates between pictures.
-    pub picture_every: Option<u64>,
-    /// Updates between checkpoints.
-    pub checkpoint_every: Option<u64>,
-    /// The run's folder; by default `runs/<data>-<preset>-<placement>`.
-    pub out: Option<PathBuf>,
-    /// Go on from the newest checkpoint in the folder.
-    pub resume: bool,
-    /// Fetch the data if they are not there.
-    pub download: bool,
-    /// Particles per image of the bound that is estimated at the end; 0 for none.
-    pub iwae: Option<usize>,
-}
 
 /// How a run ended.
 #[derive(Clone, Debug)]
@@ -63,174 +33,93 @@ pub struct Ended {
     pub folder: PathBuf,
     /// The newest checkpoint, which holds all of them.
     pub checkpoint: PathBuf,
-    /// What was reached; `None` if the [`Observer`] stopped the run before that was known.
+    /// What was reached on test images; `None` if the [`Observer`] stopped the run before that was known.
     pub measured: Option<Measured>,
-}
-
-/// What a run has reached on test images: means in nats per image.
-#[derive(Clone, Copy, Debug)]
-pub struct Measured {
-    /// How many images.
-    pub images: usize,
-    /// From one drawing of each.
-    pub summary: Summary,
-    /// The importance-weighted bound on log p(x) and its number of particles, if it was asked for.
-    pub bound: Option<(f64, usize)>,
+    /// Images in the test set.
+    pub test_images: usize,
 }
 
 /// Checkpoints that are kept: more than one, in case the newest turns out to be the start of a divergence.
 const KEEP: usize = 3;
-/// Images in a picture.
-const PICTURED: usize = 12;
-/// Images of the bound at the end.
+/// Test images that are measured, and of these the ones in a picture.
 const MEASURED: usize = 64;
+const PICTURED: usize = 12;
 /// Updates between two looks at the observer, on a GPU.
 const MOST_AT_ONCE: u64 = 100;
 
-impl Options {
-    /// The run's folder.
-    pub fn folder(&self) -> PathBuf {
-        let preset = self.preset.unwrap_or_default();
-        let placement = if self.placement() == Placement::Warp { "warp" } else { "points" };
-        let by_default =
-            || Path::new("runs").join(format!("{}-{preset}-{placement}", word(&self.source().to_string())));
-        self.out.clone().unwrap_or_else(by_default)
-    }
-
-    /// How the data are read.
-    fn reading(&self, side: usize) -> data::Options {
-        data::Options { download: self.download, ..data::Options::new(side) }
-    }
-
-    fn source(&self) -> Source {
-        self.data.clone().unwrap_or(Source::Synthetic)
-    }
-
-    fn placement(&self) -> Placement {
-        self.placement.unwrap_or(Placement::Warp)
-    }
-
-    /// Puts what the user asked for into `settings`, except for the run's identity.
-    fn change(&self, settings: &mut Settings) {
-        let set = |value: &mut u64, wish: Option<u64>| *value = wish.unwrap_or(*value);
-        set(&mut settings.steps, self.steps);
-        set(&mut settings.log_every, self.log_every);
-        set(&mut settings.picture_every, self.picture_every);
-        set(&mut settings.checkpoint_every, self.checkpoint_every);
-        if let Some(rate) = self.learning_rate {
-            // The on/off posterior belongs to the model: it keeps its share.
-            settings.rates[2] *= rate / settings.rates[0];
-            settings.rates[0] = rate;
-        }
-        settings.rates[2] = self.onoff_rate.unwrap_or(settings.rates[2]);
-    }
-
-    /// In which points the user asks for another run than that of a checkpoint.
-    fn differences(&self, settings: &Settings, placement: Placement) -> Vec<String> {
-        fn differ<T: PartialEq + std::fmt::Display>(name: &str, wish: Option<T>, saved: T) -> Option<String> {
-            wish.filter(|wish| *wish != saved).map(|wish| format!("{name} {wish} instead of {saved}"))
-        }
-        let name = |p| if p == Placement::Warp { "warp" } else { "points" };
-        let data = self.data.as_ref().map(|source| word(&source.to_string()).to_owned());
-        [
-            differ("--data", data, word(&settings.data).to_owned()),
-            differ("--preset", self.preset, settings.preset),
-            differ("--placement", self.placement.map(name), name(placement)),
-            differ("--seed", self.seed, settings.seed),
-            differ("--batch", self.batch, settings.batch),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
-    }
-}
-
-/// `mnist` of `mnist:FOLDER`.
-fn word(source: &str) -> &str {
-    source.split(':').next().expect("a split has a first part")
-}
-
-/// Trains a model in a folder, from the start or from its newest checkpoint, and tells `observer` how it goes.
+/// Trains a model in a folder, from the start or from a checkpoint, and tells `observer` how it goes.
 ///
-/// Once the observer asks for it, the run ends after the current update, with a checkpoint.
+/// Once the observer asks for it, the run ends after the current update, with a checkpoint. Metrics and pictures that cannot be written
+/// are told to the observer and do not end the run.
 ///
 /// # Errors
 /// [`Error::Stopped`] if the observer stopped it before the first update; else a sentence that says what to do.
 pub fn run(options: &Options, device: &Device, observer: &dyn Observer) -> Result<Ended> {
-    let folder = options.folder();
-    let newest = checkpoint::latest(&folder)?;
-    let (trainer, test) = match (newest, options.resume) {
-        (Some(path), true) => resumed(options, &path, device, observer)?,
-        (None, false) => fresh(options, device, observer)?,
-        (Some(path), false) => {
-            return Err(Error::Usage(format!(
-                "{} holds a run already: go on with it by adding --resume, or choose another folder with --out",
-                path.display()
-            )));
-        }
-        (None, true) => {
-            return Err(Error::Usage(format!(
-                "there is no checkpoint to resume from in {}: name the run's folder with --out, or leave --resume out",
-                folder.display()
-            )));
-        }
-    };
-    files::create_folder(&folder)?;
-    let _lock = lock(&folder)?;
-    observer.go_on()?;
-    Run::new(trainer, folder, &test, observer)?.finish(options.iwae)
+    Plan::new(options)?.run(device, observer)
 }
 
-fn fresh(options: &Options, device: &Device, observer: &dyn Observer) -> Result<(Trainer, Images)> {
-    let source = options.source();
-    let preset = options.preset.unwrap_or_default();
-    let config = preset.config(options.placement());
-    let mut settings = preset.settings(&source);
-    options.change(&mut settings);
-    settings.batch = options.batch.unwrap_or(settings.batch);
-    settings.seed = options.seed.unwrap_or(settings.seed);
-    let data = data::load_or_fetch(&source, &options.reading(config.image), observer)?;
-    Ok((Trainer::new(&config, settings, data.train, device)?, data.test))
-}
-
-fn resumed(options: &Options, path: &Path, device: &Device, observer: &dyn Observer) -> Result<(Trainer, Images)> {
-    let bytes = files::read(path)?;
-    let checkpoint = Checkpoint::parse(&bytes, &path.display().to_string())?;
-    let (settings, config) = (settings_of(&checkpoint)?, checkpoint.config());
-    let differences = options.differences(&settings, config.placement);
-    if !differences.is_empty() {
-        return Err(Error::Usage(format!(
-            "{} belongs to another run: {}; leave these options out to resume it, or start anew with another --out",
-            path.display(),
-            differences.join(", ")
-        )));
-    }
-    let source = options.data.clone().map_or_else(|| settings.data.parse(), Ok)?;
-    let data = data::load_or_fetch(&source, &options.reading(config.image), observer)?;
-    let trainer = Trainer::resume(&checkpoint, data.train, device, |settings| options.change(settings))?;
-    if trainer.updates() >= trainer.settings().steps {
-        return Err(Error::Usage(format!(
-            "the run in {} has made its {} steps: give a larger number with --steps to go on",
-            path.parent().unwrap_or(path).display(),
-            trainer.updates()
-        )));
-    }
-    observer.note(&format!("Going on from {}.", path.display()));
-    *trainer.saved.borrow_mut() = Some(path.into());
-    Ok((trainer, data.test))
-}
-
-/// Keeps a second process out of a run's folder for as long as the file lives.
-fn lock(folder: &Path) -> Result<File> {
-    let path = folder.join(".lock");
-    let file = File::create(&path).map_err(|e| Error::io("write", &path, e))?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::Usage(format!("another process is training in {}: wait for it", folder.display())))
+impl Plan {
+    /// Carries it out; see [`run`](fn@run).
+    ///
+    /// # Errors
+    /// As for [`run`](fn@run).
+    pub fn run(self, device: &Device, observer: &dyn Observer) -> Result<Ended> {
+        let Plan { config, mut settings, folder, exact_batch, from, download, iwae } = self;
+        // What is quickly known is looked at before what takes a while.
+        if *device == Device::cpu() {
+            memory::check(&config, settings.batch, parameters(&config)?)?;
         }
-        // Some file systems cannot lock; nothing is lost there but this check.
-        _ => Ok(file),
+        let mut claim = Claim::new(&folder)?;
+        if from.is_none() {
+            MetricsFile::check(&folder.join("metrics.csv"), &columns())?;
+        }
+        let reading =
+            data::Options { download, fit: settings.fit, invert: settings.invert, ..data::Options::new(config.image) };
+        let data = data::load_or_fetch(&settings.data, &reading, observer)?;
+        let trainer = match &from {
+            None => {
+                if !exact_batch {
+                    settings.batch = settings.batch.min(data.train.len()).max(1);
+                }
+                Trainer::new(&config, settings, data.train, device)?
+            }
+            Some((path, bytes)) => {
+                let trainer = Checkpoint::parse(bytes, &path.display().to_string())
+                    .and_then(|checkpoint| Trainer::resume(&checkpoint, data.train, device, |old| *old = settings));
+                let trainer = trainer.map_err(|error| checkpoint::with_advice(error, path))?;
+                observer.note(&format!("Going on from {}.", path.display()));
+                *trainer.saved.borrow_mut() = Some(path.clone());
+                trainer
+            }
+        };
+        drop(from);
+        observer.go_on()?;
+        claim.keep();
+        if trainer.updates() == 0 {
+            folder::begin(&folder)?;
+        } else {
+            folder::clear(&folder)?;
+            folder::set_aside(&folder, trainer.updates(), observer)?;
+        }
+        Run::new(trainer, folder, data.test, observer)?.finish(iwae)
     }
+}
+
+/// The number of a model's parameters.
+fn parameters(config: &Config) -> Result<usize> {
+    let mut builder = ParamsBuilder::blank();
+    Model::declare(config, Start::new(0), &mut builder)?;
+    Ok(builder.specs().iter().map(|spec| spec.range().len()).sum())
+}
+
+/// What is measured on test images now and then.
+const TEST: [&str; 3] = ["elbo", "log_likelihood", "strokes"];
+
+/// The columns of `metrics.csv` but for the step.
+fn columns() -> Vec<&'static str> {
+    let mut names = Report::NAMES.to_vec();
+    names.extend(["images_per_s", "test_elbo", "test_log_likelihood", "test_strokes"]);
+    names
 }
 
 /// The parts of a run.
@@ -238,27 +127,25 @@ struct Run<'a> {
     observer: &'a dyn Observer,
     trainer: Trainer,
     folder: PathBuf,
-    /// Some test images: they are the same throughout.
-    pictured: Tensor,
-    measured: Tensor,
+    test: Images,
+    /// Which test images are measured: they are the same throughout.
+    measured: Vec<usize>,
     metrics: MetricsFile,
     events: EventFile,
     recent: Recent,
+    /// What could not be written so far.
+    failing: HashSet<&'static str>,
 }
 
 impl<'a> Run<'a> {
-    fn new(trainer: Trainer, folder: PathBuf, test: &Images, observer: &'a dyn Observer) -> Result<Self> {
-        let names = [&Report::NAMES[..], &["images_per_s"]].concat();
-        let next = if trainer.updates() == 0 { 0 } else { trainer.updates() + 1 };
-        let (metrics, events) =
-            (MetricsFile::open(&folder.join("metrics.csv"), &names, next)?, EventFile::create(&folder, next)?);
-        // Sets are often sorted, so the images are taken from everywhere.
-        let device = trainer.params().device();
-        let spread =
-            |n: usize| pixels(test, (0..n.min(test.len())).map(|i| i * test.len() / n.min(test.len())), device);
-        let (pictured, measured) = (spread(PICTURED), spread(MEASURED));
+    fn new(trainer: Trainer, folder: PathBuf, test: Images, observer: &'a dyn Observer) -> Result<Self> {
+        let next = if trainer.updates() == 0 { 0 } else { trainer.updates().saturating_add(1) };
+        let metrics = MetricsFile::open(&folder.join("metrics.csv"), &columns(), next, observer)?;
+        let events = EventFile::create(&folder, next)?;
+        let measured = spread(MEASURED, test.len());
         let recent = Recent::new(trainer.settings().batch);
-        Ok(Run { observer, trainer, folder, pictured, measured, metrics, events, recent })
+        let failing = HashSet::new();
+        Ok(Run { observer, trainer, folder, test, measured, metrics, events, recent, failing })
     }
 
     /// Everything from here to the end.
@@ -271,14 +158,13 @@ impl<'a> Run<'a> {
         self.observer.end();
         trained?;
         self.checkpoint()?;
-        let updates = self.trainer.updates();
-        let measured = if updates < steps { Ok(None) } else { self.pictures().and_then(|()| self.measure(iwae)) };
-        let measured = match measured {
+        let measured = match self.measure(steps, iwae) {
             Err(Error::Stopped) => None,
-            measured => measured?,
+            measured => Some(measured?),
         };
+        let updates = self.trainer.updates();
         let checkpoint = checkpoint::path(&self.folder, updates);
-        Ok(Ended { updates, folder: self.folder, checkpoint, measured })
+        Ok(Ended { updates, folder: self.folder, checkpoint, measured, test_images: self.test.len() })
     }
 
     fn train(&mut self, steps: u64) -> Result<()> {
@@ -295,8 +181,8 @@ impl<'a> Run<'a> {
             return 1;
         }
         let every = [settings.log_every, settings.checkpoint_every, settings.picture_every];
-        let next = every.map(|every| (done / every + 1) * every).into_iter().min().expect("three");
-        (next.min(settings.steps) - done).min(MOST_AT_ONCE) as usize
+        let left = every.map(|every| every - done % every).into_iter().min().expect("three");
+        left.min(settings.steps - done).min(MOST_AT_ONCE) as usize
     }
 
     fn step(&mut self) -> Result<()> {
@@ -306,22 +192,53 @@ impl<'a> Run<'a> {
         self.observer.advance(reports.len() as u64);
         self.observer.status(&self.recent.words());
         let report = reports.last().expect("at least one step");
-        if step == 1 || step.is_multiple_of(settings.log_every) {
-            let rate = self.recent.images_per_s();
-            self.metrics.log(step, &[&report.values()[..], &[rate]].concat())?;
-            let tags = Report::NAMES.into_iter().chain(["images_per_s"]).map(|name| format!("train/{name}"));
-            let tags: Vec<String> = tags.collect();
-            let values = report.values().into_iter().chain([rate]);
-            self.events.log(step, &tags.iter().map(String::as_str).zip(values).collect::<Vec<_>>())?;
+        // The last step's pictures and checkpoint are never left out.
+        let last = step >= settings.steps;
+        let scores =
+            if last || step.is_multiple_of(settings.picture_every) { Some(self.pictures(step)?) } else { None };
+        if last || scores.is_some() || step == 1 || step.is_multiple_of(settings.log_every) {
+            self.log(step, report, scores.as_deref());
         }
-        // The last step's are written at the end.
-        if step < settings.steps && step.is_multiple_of(settings.checkpoint_every) {
-            self.checkpoint()?;
+        if scores.is_some() {
+            let plotted = self.plot(step);
+            self.report("metrics.svg", plotted);
         }
-        if step < settings.steps && step.is_multiple_of(settings.picture_every) {
-            self.pictures()?;
+        if !last && step.is_multiple_of(settings.checkpoint_every) {
+            let saved = self.checkpoint();
+            self.report("checkpoints", saved);
         }
         Ok(())
+    }
+
+    /// Tells, once in a row, that something beside the work could not be written.
+    fn report(&mut self, what: &'static str, written: Result<()>) {
+        match written {
+            Ok(()) => drop(self.failing.remove(what)),
+            Err(error) if self.failing.insert(what) => {
+                self.observer.note(&format!("Training goes on without {what}: {error}."));
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// A row of metrics.
+    fn log(&mut self, step: u64, report: &Report, scores: Option<&[Score]>) {
+        let mut values = report.values().to_vec();
+        values.push(self.recent.images_per_s());
+        let mut tagged: Vec<(String, f32)> = vec![];
+        let names = Report::NAMES.into_iter().chain(["images_per_s"]);
+        tagged.extend(names.zip(&values).map(|(name, &value)| (format!("train/{name}"), value)));
+        if let Some(scores) = scores {
+            let Measured { elbo, log_likelihood, strokes, .. } = Measured::of(scores, 1);
+            let means = [elbo, log_likelihood, strokes].map(|estimate| estimate.mean as f32);
+            tagged.extend(TEST.into_iter().zip(means).map(|(name, mean)| (format!("test/{name}"), mean)));
+            values.extend(means);
+        }
+        let logged = self.metrics.log(step, &values);
+        self.report("metrics.csv", logged);
+        let logged =
+            self.events.log(step, &tagged.iter().map(|(tag, value)| (tag.as_str(), *value)).collect::<Vec<_>>());
+        self.report("events for TensorBoard", logged);
     }
 
     fn checkpoint(&self) -> Result<()> {
@@ -334,33 +251,48 @@ impl<'a> Run<'a> {
         Rng::new(!self.trainer.settings().seed, 0)
     }
 
-    /// The newest pictures under stable names, and a copy for the history.
-    fn pictures(&mut self) -> Result<()> {
-        let step = self.trainer.updates();
-        let drawn = reconstruct(self.trainer.model(), self.trainer.params(), &self.pictured, 1, self.rng());
-        self.trainer.params().device().check()?;
+    fn model(&self) -> (&Model, &Params) {
+        (self.trainer.model(), self.trainer.params())
+    }
+
+    /// The newest pictures under stable names, and a copy for the history; and how good all measured images are drawn.
+    fn pictures(&mut self, step: u64) -> Result<Vec<Score>> {
+        let (model, params) = self.model();
+        let x = pixels(&self.test, self.measured.iter().copied(), params.device());
+        let drawn = reconstruct(model, params, &x, 1, self.rng(), &Silent)?;
+        let shown: Vec<Reconstruction> = spread(PICTURED, drawn.len()).into_iter().map(|i| drawn[i].clone()).collect();
         let history = self.folder.join("history");
-        files::create_folder(&history)?;
-        write_pictures(&self.folder.join("reconstruction"), &drawn)?;
-        write_pictures(&history.join(format!("reconstruction-{step:08}")), &drawn)?;
-        let Summary { log_likelihood, elbo, strokes } = Summary::of(&drawn);
-        let test = [("elbo", elbo), ("log_likelihood", log_likelihood), ("strokes", strokes)];
-        let tags = test.map(|(name, value)| (format!("test/{name}"), value as f32));
-        self.events.log(step, &tags.each_ref().map(|(tag, value)| (tag.as_str(), *value)))?;
+        let written = files::create_folder(&history).and_then(|()| {
+            write_pictures(&self.folder.join("reconstruction"), &shown)?;
+            write_pictures(&history.join(folder::picture(step)), &shown)
+        });
+        self.report("pictures", written);
+        Ok(drawn.iter().map(|drawn| drawn.score).collect())
+    }
+
+    fn plot(&self, step: u64) -> Result<()> {
         let title = format!("{} after {step} steps", self.name());
         let metrics = Metrics::read(&self.folder.join("metrics.csv"))?;
-        plot_svg(&self.folder.join("metrics.svg"), &title, &panels(&metrics))
+        plot_svg(&self.folder.join("metrics.svg"), &title, &panels(&metrics, self.measured.len()))
     }
 
     fn name(&self) -> String {
-        let settings = self.trainer.settings();
-        format!("DooD on {}, preset {}", word(&settings.data), settings.preset)
+        let (settings, config) = (self.trainer.settings(), &self.trainer.model().config);
+        let model = match config.variant {
+            Variant::Dood => "DooD",
+            Variant::Sp => "DooD-SP",
+            Variant::Eg => "DooD-EG",
+            Variant::Dr => "DooD-δR",
+            Variant::Air => "AIR",
+            Variant::Dair => "Difference-AIR",
+        };
+        format!("{model} on {}, preset {}", settings.data.word(), settings.preset)
     }
 
     fn describe(&self) -> String {
         let (settings, config) = (self.trainer.settings(), &self.trainer.model().config);
         format!(
-            "{}: {:.1} million parameters, {} images of {side}x{side} pixels in batches of {}, {}.\nResults go to {}.",
+            "{}: {:.1} million parameters, {} images of {side}x{side} pixels in batches of {}, {}; results go to {}",
             self.name(),
             self.trainer.params().values() as f64 / 1e6,
             settings.images,
@@ -375,21 +307,17 @@ impl<'a> Run<'a> {
     }
 
     /// What was reached.
-    fn measure(&self, iwae: Option<usize>) -> Result<Option<Measured>> {
-        let trainer = &self.trainer;
-        let (model, params) = (trainer.model(), trainer.params());
-        let drawn = reconstruct(model, params, &self.measured, 1, self.rng());
-        let particles = iwae.unwrap_or(if trainer.settings().preset == Preset::Paper { 200 } else { 20 });
-        let bound = match particles {
-            0 => None,
-            _ => {
-                self.observer.go_on()?;
-                let bounds = model.log_marginal(params, &self.measured, particles, self.rng());
-                Some((bounds.iter().sum::<f64>() / bounds.len() as f64, particles))
-            }
-        };
-        params.device().check()?;
-        Ok(Some(Measured { images: drawn.len(), summary: Summary::of(&drawn), bound }))
+    fn measure(&self, steps: u64, iwae: Option<usize>) -> Result<Measured> {
+        if self.trainer.updates() < steps {
+            return Err(Error::Stopped);
+        }
+        let by_default = if self.trainer.settings().preset == Preset::Paper { 200 } else { 20 };
+        let particles = iwae.unwrap_or(by_default).max(1);
+        let drawings = (self.measured.len() as u64).saturating_mul(particles as u64);
+        self.observer.begin("Measuring", Some(drawings), Unit::Items);
+        let scores = measure(self.model(), &self.test, &self.measured, particles, self.rng(), self.observer);
+        self.observer.end();
+        Ok(Measured::of(&scores?, particles))
     }
 }
 
@@ -398,8 +326,9 @@ fn write_pictures(stem: &Path, drawn: &[Reconstruction]) -> Result<()> {
     reconstruct::write_svg(&stem.with_extension("svg"), drawn)
 }
 
-/// The plots of a run.
-fn panels(metrics: &Metrics) -> Vec<Panel> {
+/// The plots of a run that measured so many test images.
+fn panels(metrics: &Metrics, images: usize) -> Vec<Panel> {
+    let test = format!("{images} test images");
     let panel = |title: &str, y_label: &str, lines: &[(&str, &str)]| Panel {
         title: title.into(),
         y_label: y_label.into(),
@@ -409,14 +338,20 @@ fn panels(metrics: &Metrics) -> Vec<Panel> {
             .collect(),
     };
     vec![
-        panel("Evidence lower bound", "nats per image", &[("elbo", "ELBO"), ("log_likelihood", "log-likelihood")]),
+        panel("Evidence lower bound", "nats per image", &[("elbo", "training"), ("test_elbo", &test)]),
+        panel(
+            "Log-likelihood of what is drawn",
+            "nats per image",
+            &[("log_likelihood", "training"), ("test_log_likelihood", &test)],
+        ),
         panel(
             "KL per latent",
             "nats per image",
             &[("kl_onoff", "on/off"), ("kl_layout", "layouts"), ("kl_stroke", "strokes")],
         ),
-        panel("Strokes per image", "strokes", &[("strokes", "")]),
+        panel("Strokes per image", "strokes", &[("strokes", "training"), ("test_strokes", &test)]),
         panel("Gradient norm", "", &[("gradient_norm", "")]),
+        panel("Speed", "images per second", &[("images_per_s", "")]),
     ]
 }
 

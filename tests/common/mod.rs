@@ -71,11 +71,16 @@ pub fn assert_says(sentence: &str, parts: &[&str]) {
     assert!(!sentence.contains('\n'), "more than one line: {sentence}");
 }
 
+/// Says what is skipped and why, also where the output of tests that pass is not shown.
+pub fn skipped(why: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
+
 /// The folder of real data, or a line that says what is skipped.
 pub fn real(set: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("DOOD_DATA").map_or_else(|| PathBuf::from("../shared/data"), PathBuf::from).join(set);
     if !folder.is_dir() {
-        println!("skipped: {} is missing (set DOOD_DATA)", folder.display());
+        skipped(format_args!("{} is missing (set DOOD_DATA)", folder.display()));
         return None;
     }
     Some(folder)

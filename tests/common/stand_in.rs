@@ -10,6 +10,7 @@ use std::env;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock};
@@ -82,6 +83,9 @@ fn install_one(kind: Kind) -> Result<(), String> {
         Err(Missing::Prerequisite(why)) => {
             let line = skipped(why);
             assert!(env::var_os("DOOD_REQUIRE_STAND_IN").is_none_or(|v| v != "1"), "{line}");
+            // Past the capture of what tests print, and once for all tests of a binary.
+            static SAID: OnceLock<()> = OnceLock::new();
+            SAID.get_or_init(|| drop(writeln!(std::io::stderr(), "{line}")));
             Err(line)
         }
     }
@@ -118,6 +122,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("capability", "9.0"),
     ("memory", "4294967296"),
     ("fail_launch", "0"),
+    ("init", "0"),
 ];
 
 /// Changes a setting of the stand-in; of a real GPU none can be changed.

@@ -2,92 +2,21 @@
 //!
 //! Without a GPU the kernels run on the stand-in driver, also in other orders of threads and blocks, which must not change a bit, and
 //! in its check mode, which watches every access to memory. Ops with optimised kernels run with their plain twins too
-//! (`DOOD_CUDA_NAIVE=1`), which are held against the same numbers. `DOOD_ONLY=name` runs the cases whose name contains it.
-#![cfg(unix)]
+//! (`DOOD_CUDA_NAIVE=1`), which are held against the same numbers. `DOOD_ONLY=name` runs the cases whose name contains it. The cases are
+//! those of `tests/cases`.
+#![cfg(all(unix, feature = "cuda"))]
 
 #[path = "../common/stand_in.rs"]
 mod stand_in;
 
-mod densities;
-mod images;
-mod products;
-mod strokes;
+#[path = "../cases/mod.rs"]
+mod cases;
 
+use cases::{Case, normal};
 use dood::{
     DType, Device, Grads, MathMode, Slot, Tape, Tensor, Var,
     ops::{Cost, Op},
-    rng::{Rng, Stream},
 };
-
-/// One call of an op. It is recorded twice on a tape, so that its backward meets slots that already hold something.
-pub struct Case {
-    pub name: String,
-    /// Shapes and values.
-    pub inputs: Vec<(Vec<usize>, Vec<f64>)>,
-    /// Further tensors, through which no gradient flows (masks, noise, images).
-    pub constants: Vec<(Vec<usize>, Vec<f64>)>,
-    pub call: Call,
-    /// Relative to the largest entry, of a single precision GPU against double precision, on top of twice the CPU's own error.
-    pub allowed: f64,
-    pub math: MathMode,
-}
-
-type Call = Box<dyn for<'t> Fn(&'t Tape<'t>, &[Var<'t>], &[Tensor]) -> Var<'t>>;
-
-impl Case {
-    /// Inputs are standard normal numbers of the given shapes, times 0.5.
-    pub fn new(
-        name: impl Into<String>,
-        shapes: &[&[usize]],
-        call: impl for<'t> Fn(&'t Tape<'t>, &[Var<'t>], &[Tensor]) -> Var<'t> + 'static,
-    ) -> Self {
-        let inputs = shapes.iter().enumerate().map(|(i, shape)| (shape.to_vec(), normal(i as u32, shape, 0.0, 0.5)));
-        Case {
-            name: name.into(),
-            inputs: inputs.collect(),
-            constants: vec![],
-            call: Box::new(call),
-            allowed: 1e-6,
-            math: MathMode::F32,
-        }
-    }
-
-    /// Replaces the values of input `i`.
-    pub fn with_input(mut self, i: usize, values: Vec<f64>) -> Self {
-        assert_eq!(values.len(), self.inputs[i].1.len());
-        self.inputs[i].1 = values;
-        self
-    }
-
-    /// Adds a tensor that the call gets without a gradient.
-    pub fn with_constant(mut self, shape: &[usize], values: Vec<f64>) -> Self {
-        self.constants.push((shape.to_vec(), values));
-        self
-    }
-
-    /// The tensor cores, and the error that their roundings may cause.
-    pub fn with_math(mut self, math: MathMode, allowed: f64) -> Self {
-        (self.math, self.allowed) = (math, allowed);
-        self
-    }
-}
-
-/// Normal numbers with the given mean and standard deviation.
-pub fn normal(stream: u32, shape: &[usize], mean: f64, std: f64) -> Vec<f64> {
-    let rng = Rng::new(11, 0);
-    (0..shape.iter().product()).map(|i| mean + std * rng.normal(Stream(stream), i)).collect()
-}
-
-/// Uniform numbers.
-pub fn uniform(stream: u32, shape: &[usize], low: f64, high: f64) -> Vec<f64> {
-    let rng = Rng::new(12, 0);
-    (0..shape.iter().product()).map(|i| low + (high - low) * rng.uniform(Stream(stream), i)).collect()
-}
-
-/// Ones, with a 0 at every `every`-th place from the second on.
-pub fn mask(n: usize, every: usize) -> Vec<f64> {
-    (0..n).map(|i| if i % every == 1 { 0.0 } else { 1.0 }).collect()
-}
 
 /// Σ w·y on the host, for a fixed random w: an op of the tests, so that a case needs no kernel but its own.
 struct Project(u32);
@@ -145,11 +74,9 @@ fn run(case: &Case, device: &Device) -> Result<Vec<Vec<f64>>, String> {
 }
 
 fn run_on<'t>(tape: &'t Tape<'t>, case: &Case, device: &Device) -> Result<Vec<Vec<f64>>, String> {
-    let send = |all: &[(Vec<usize>, Vec<f64>)]| -> Vec<Tensor> {
-        all.iter().map(|(shape, values)| Tensor::from_f64(device, shape, values)).collect()
-    };
-    let inputs: Vec<Var<'t>> = send(&case.inputs).into_iter().map(|x| tape.input(x)).collect();
-    let constants = send(&case.constants);
+    let [inputs, constants] = case.tensors(device);
+    let inputs: Vec<Var<'t>> = inputs.into_iter().map(|x| tape.input(x)).collect();
+    // Twice, so that the backward meets slots that already hold something.
     let y = [0, 1].map(|_| (case.call)(tape, &inputs, &constants));
     let loss = tape.apply(Both, &[tape.apply(Project(0), &[y[0]]), tape.apply(Project(1), &[y[1]])]);
     let grads = tape.backward(loss, &mut Grads::none(device));
@@ -170,10 +97,9 @@ fn distance(a: &[f64], exact: &[f64]) -> f64 {
     })
 }
 
-fn cases() -> Vec<Case> {
+fn chosen() -> Vec<Case> {
     let only = std::env::var("DOOD_ONLY").unwrap_or_default();
-    let all = [densities::cases(), images::cases(), products::cases(), strokes::cases()];
-    let chosen: Vec<Case> = all.into_iter().flatten().filter(|c| c.name.contains(&only)).collect();
+    let chosen: Vec<Case> = cases::small().into_iter().filter(|c| c.name.contains(&only)).collect();
     assert!(!chosen.is_empty(), "no case is called {only:?}");
     chosen
 }
@@ -248,7 +174,7 @@ fn ops_on_the_gpu_agree_with_the_cpu() {
     let (double_naive, single_naive) = (naive(DType::F64), naive(DType::F32));
     // Per op, by its optimised kernels and by their twins.
     let mut launches = [[0, 0]; TWINS.len()];
-    let cases = cases();
+    let cases = chosen();
     for case in &cases {
         let exact = run(case, &Device::cpu_f64()).unwrap();
         let cpu = run(case, &Device::cpu()).unwrap();
@@ -301,7 +227,7 @@ fn the_order_of_threads_and_blocks_does_not_change_a_bit() {
         return println!("skipped: a real GPU chooses its own order");
     }
     let mut failures = vec![];
-    for case in cases() {
+    for case in chosen() {
         let device = cuda(DType::F32, case.math);
         stand_in::set_order("forward");
         let first = run(&case, &device);
@@ -327,7 +253,7 @@ fn every_access_to_memory_is_sound() {
         return println!("skipped: on a real GPU compute-sanitizer does this");
     }
     let mut failures = vec![];
-    for case in cases() {
+    for case in chosen() {
         let plain = twin(&case).map(|_| (", naive", naive(DType::F32)));
         for (kernels, device) in [Some(("", cuda(DType::F32, case.math))), plain].into_iter().flatten() {
             let before = stand_in::errors();

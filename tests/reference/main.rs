@@ -13,7 +13,7 @@ mod steps;
 
 use dood::{DType, Device, MathMode};
 use file::Fixture;
-use std::path::PathBuf;
+use std::{io::Write, path::PathBuf};
 
 /// How far a float32 run may be off; in double precision everything must agree to 1e-9.
 #[derive(Clone, Copy)]
@@ -76,6 +76,11 @@ fn folder() -> PathBuf {
 /// The fixtures of `wanted` kinds, on devices of both precisions: that of the first within 1e-9.
 fn reproduce(devices: [Device; 2], wanted: impl Fn(&str, &str) -> bool) {
     let folder = folder();
+    if !folder.exists() && std::env::var_os("DOOD_FIXTURES").is_none() {
+        // A published crate comes without them.
+        let _ = writeln!(std::io::stderr(), "skipped: there are no fixtures in {}", folder.display());
+        return;
+    }
     let listing = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("cannot list {}: {e}", folder.display()));
     let mut paths: Vec<PathBuf> = listing.map(|entry| entry.unwrap().path()).filter(|p| p.is_file()).collect();
     paths.sort();
@@ -132,7 +137,7 @@ fn every_fixture_is_reproduced() {
 
 /// The same through the kernels: all of it on a GPU; on the stand-in the steps at the paper's sizes take minutes, so they are left out
 /// unless `DOOD_PAPER_FIXTURES=1`.
-#[cfg(unix)]
+#[cfg(all(unix, feature = "cuda"))]
 #[test]
 fn every_fixture_is_reproduced_by_the_kernels() {
     if let Err(why) = stand_in::install() {

@@ -18,7 +18,7 @@ Settings settings;
 std::recursive_mutex api_lock;
 
 static const char* const SETTINGS[] = {"order",      "eager",          "trace",  "quiet",      "devices",
-                                       "capability", "driver_version", "memory", "fail_launch"};
+                                       "capability", "driver_version", "memory", "fail_launch", "init"};
 
 Settings::Settings() {
     for (const char* name : SETTINGS) {
@@ -65,6 +65,8 @@ bool Settings::set(const std::string& name, const std::string& value) {
         driver_version = (int)number;
     else if (name == "memory")
         memory = (size_t)number;
+    else if (name == "init")
+        init = (int)number;
     else if (name == "fail_launch")
         fail_launch = number;
     else

@@ -24,6 +24,7 @@ struct Settings {
     bool quiet = false;  // keep reports for `stand_in_reports`, do not print them
     int devices = 1;
     int driver_version = 13000;
+    int init = 0;  // what cuInit returns
     int capability = 90;
     size_t memory = size_t(4) << 30;  // of each device, in bytes
     long fail_launch = 0;             // n: the n-th launch from now on fails; 0: none does

@@ -1,19 +1,12 @@
 //! The two convolutions on a GPU: which blocks they are cut into; and by plain kernels, for `DOOD_CUDA_NAIVE=1`.
 
-use super::{ConvPair, Dims};
+use super::{super::live::check_live, ConvPair, Dims};
 use crate::{
     DType, MathMode, Tensor,
     gpu::{Arg, Gpu, Launch, Span, args},
+    kernels::conv_pair::*,
     slot::{Slot, grad},
 };
-
-/// Numbers of channels that a block of kernels/conv_pair.cu has at a time, and columns in a strip.
-const INS: usize = 8;
-const OUTS: usize = 16;
-const STRIP: usize = 4;
-/// Elements from one row to the next in shared memory: of x, of z₁.
-const X_ROW: usize = 56;
-const Z1_ROW: usize = 60;
 
 /// Which of the kernels run, those with `_tensor` at their names' end or those without, and on what numbers.
 #[derive(Clone, Copy)]
@@ -29,7 +22,7 @@ impl Kind {
 
     /// Elements from one row of a or z₂ to the next in shared memory.
     fn row(self) -> usize {
-        if self.tensor { 56 } else { 52 }
+        if self.tensor { TENSOR_ROW } else { PLAIN_ROW }
     }
 
     /// The strips of each of as few blocks as hold `columns`, at most 12. Tensor cores take `square` strips at a time.
@@ -51,7 +44,7 @@ fn forward_launch(kind: Kind, d: &Dims) -> (Launch, usize, usize) {
     let wide = strips * STRIP;
     let blocks = height.div_ceil(band) * (d.w - 4).div_ceil(wide) * d.c2.div_ceil(OUTS);
     let work = (band + 4) * X_ROW + (band + 2) * INS * kind.row();
-    let shared = 10 * INS + INS * 9 * 20 + work.max(OUTS * (band * wide + 4));
+    let shared = 10 * INS + INS * 9 * OUT_STEP + work.max(OUTS * (band * wide + 4));
     let threads = match kind.tensor {
         true => 32 * band.div_ceil(4) * strips / 4,
         false => (band * strips * d.c2.min(OUTS).div_ceil(8)).next_multiple_of(32),
@@ -80,7 +73,7 @@ impl InputPlan {
         let strips = kind.strips(if across == 1 { d.w - 2 } else { wide + 4 }, 4);
 
         let planes = INS * ((band + 4) * kind.row()).max((band + 2) * Z1_ROW);
-        let sums = INS * 10 * (1 + strips) + INS * 12 * (1 + 9);
+        let sums = INS * 10 * (1 + strips) + INS * (TAPS + 9 * IN_STEP);
         let shared = sums + band * kind.row() + (band + 4) * X_ROW + planes;
         let launch = Launch::rows(d.n * tiles, 32 * strips).shared(shared * kind.dtype.bytes());
         InputPlan { launch, band, wide, tiles }
@@ -112,7 +105,7 @@ impl WeightsPlan {
 
 impl ConvPair {
     fn live(&self, n: usize) -> Arg {
-        assert!(self.live.as_ref().is_none_or(|live| live.len() == n), "one entry of `live` per row");
+        check_live("conv_pair", self.live.as_ref(), n);
         Arg::input(self.live.as_ref())
     }
 

@@ -6,7 +6,8 @@ use super::{
 };
 use crate::{
     Device, Tensor,
-    gpu::{Arg, Gpu, Launch, Span, TABLE, args},
+    gpu::{Arg, Gpu, Launch, Span, args},
+    kernels::common::TABLE,
     slot::{Late, Slot, grad},
 };
 

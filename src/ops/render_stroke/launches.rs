@@ -4,6 +4,7 @@ use super::{Placement, RenderSettings, RenderStroke};
 use crate::{
     DType, Tensor,
     gpu::{Arg, Gpu, Launch, args},
+    kernels::render_stroke::{MOST_POINTS, MOST_SIDE, THREADS},
     ops::raster,
 };
 
@@ -16,16 +17,13 @@ pub(super) struct Fast {
 }
 
 impl Fast {
-    /// Limits of the kernels, and the shared memory that every card has for one block.
-    const SIDE: usize = 64;
+    /// The longest curve, and the shared memory that every card has for one block.
     const SAMPLES: usize = 128;
-    const POINTS: usize = 32;
     const BYTES: usize = 99 << 10;
-    const THREADS: usize = 512;
 
     pub fn new(set: RenderSettings, j: usize, dtype: DType) -> Option<Self> {
         let RenderSettings { side, samples, .. } = set;
-        if side > Self::SIDE || samples > Self::SAMPLES || j > Self::POINTS {
+        if side > MOST_SIDE || samples > Self::SAMPLES || j > MOST_POINTS {
             return None;
         }
         // The layouts that the kernels describe.
@@ -47,7 +45,7 @@ impl Fast {
         let sizes = [self.j, side, samples, op.warped()].map(Arg::from);
         let all =
             args![&x[0], &x[1], &x[2], &op.on, out[0], out[1], out[2], sizes[0], sizes[1], sizes[2], sizes[3], floor];
-        let launch = Launch::rows(most.len(), Self::THREADS).shared(self.bytes[0]);
+        let launch = Launch::rows(most.len(), THREADS).shared(self.bytes[0]);
         gpu.launch("render_stroke", "render_stroke_fwd", launch, all);
     }
 
@@ -63,7 +61,7 @@ impl Fast {
         let saved = [&x[0], &x[1], &x[2], &op.on, &y[0], &y[1], &y[2], dy].map(Arg::from);
         let sizes = [self.j, self.set.side, self.set.samples, op.warped()].map(Arg::from);
         let all = [&saved[..], slots.as_flattened(), &sizes].concat();
-        let launch = Launch::rows(y[2].len(), Self::THREADS).shared(self.bytes[1]);
+        let launch = Launch::rows(y[2].len(), THREADS).shared(self.bytes[1]);
         gpu.launch("render_stroke", "render_stroke_bwd", launch, &all);
     }
 }

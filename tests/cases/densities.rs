@@ -1,12 +1,15 @@
-//! Densities and elementwise ops.
+//! Densities, elementwise ops, and functions without a gradient.
 
-use super::{Case, mask, normal, uniform};
+use super::{Case, J, K, SIDE, columns, ink, layouts, mask, normal, uniform};
 use dood::{
     Tensor,
-    ops::{Range, Squash, combine, concat, mixture_sample, normal_sample, nvil, sample_onoff, stack},
+    ops::{
+        Likelihood, Range, Squash, combine, concat, mixture_sample, normal_sample, nvil, residual_ratio, sample_onoff,
+        stack,
+    },
 };
 
-pub fn cases() -> Vec<Case> {
+pub fn small() -> Vec<Case> {
     [elementwise(), shapes(), squash(), gaussians(), mixtures(), onoff(), log_mean_exp(), learning_signal()]
         .into_iter()
         .flatten()
@@ -277,4 +280,71 @@ fn learning_signal() -> Vec<Case> {
         })));
     }
     all
+}
+
+pub fn sized(n: usize) -> Vec<Case> {
+    let prior = 6 * J * K;
+    let image = [n, SIDE, SIDE];
+    let steps = [6, n];
+    let row = |stream| columns(stream, n, &[(0.1, 0.9)]);
+    vec![
+        Case::new("mixture_logpdf stroke, 5 x K=40", &[&[n, 2 * J], &[n, prior]], |_, x, _| {
+            x[0].mixture_logpdf(x[1], J, K, None)
+        })
+        .with_input(1, parameters(n, J * K, 2, 1))
+        .against(7.965),
+        Case::new("mixture_logpdf layout, K=40 4-D", &[&[n, 4], &[n, 10 * K]], |_, x, _| {
+            x[0].mixture_logpdf(x[1], 1, K, None)
+        })
+        .with_input(0, layouts(n))
+        .with_input(1, parameters(n, K, 4, 1))
+        .against(3.944),
+        Case::new("mixture_sample stroke, 5 x K=40", &[], |tape, _, c| {
+            tape.constant(mixture_sample(&c[0], J, K, &c[1], &c[2], &[0.1; 2 * J]))
+        })
+        .with_constant(&[n, prior], parameters(n, J * K, 2, 1))
+        .with_constant(&[n, J], uniform(1, &[n, J], 0.0, 1.0))
+        .with_constant(&[n, 2 * J], normal(1, &[n, 2 * J], 0.0, 1.0)),
+        Case::new("gaussian_sample + logpdf stroke", &[&[n, 5 * J]], |_, x, eps| {
+            x[0].gaussian_sample(&eps[0], J).gaussian_logpdf(x[0], J, None)
+        })
+        .with_input(0, parameters(n, J, 2, 0))
+        .with_constant(&[n, 2 * J], normal(4, &[n, 2 * J], 0.0, 1.0))
+        .against(1.656),
+        Case::new("image_logpdf laplace", &[&image, &[SIDE, SIDE]], |_, x, c| {
+            x[0].image_logpdf(&c[0], x[1], Likelihood::Laplace)
+        })
+        .with_input(0, ink(1, n))
+        .with_constant(&image, ink(0, n))
+        .against(2.431),
+        Case::new("bernoulli_logpdf", &[&[n]], |_, x, ones| {
+            x[0].onoff_probability(&ones[0]).bernoulli_logpdf(&ones[0], &ones[0], f32::EPSILON as f64)
+        })
+        .with_input(0, row(7))
+        .with_constant(&[n], vec![1.0; n]),
+        Case::new("squash stroke prior, 1200 columns", &[&[n, prior]], |_, x, _| {
+            x[0].squash(&Squash::stroke_prior(J, K))
+        }),
+        Case::new("log_mean_exp, 200 particles", &[&[200, n]], |_, x, _| x[0].log_mean_exp()),
+        Case::new("add images", &[&image[..]; 2], |_, x, _| x[0] + x[1]),
+        Case::new("mul images", &[&image[..]; 2], |_, x, _| x[0] * x[1]),
+        Case::new("scale images", &[&image], |_, x, _| x[0] * 2.0),
+        Case::new("softplus images", &[&image], |_, x, _| x[0].softplus()),
+        Case::new("sum of an image batch", &[&image], |_, x, _| x[0].sum()),
+        Case::new("concat 256+256+256+1", &[&[n, 256], &[n, 256], &[n, 256], &[n, 1]], |_, x, _| concat(x)),
+        Case::new("sample_onoff", &[], |tape, _, c| tape.constant(sample_onoff(&c[0], &c[1], &c[2])))
+            .with_constant(&[n], row(3))
+            .with_constant(&[n], row(2))
+            .with_constant(&[n], vec![1.0; n]),
+        Case::new("residual_ratio", &[], |tape, _, c| tape.constant(residual_ratio(&c[0], &c[1])))
+            .with_constant(&image, ink(1, n))
+            .with_constant(&image, ink(0, n)),
+        Case::new("nvil advantage", &[], |tape, _, c| {
+            tape.constant(nvil::advantage(&c[0], &c[1], &c[2], &c[0], 4.0, &c[3], 1).normalised)
+        })
+        .with_constant(&steps, normal(1, &steps, 0.0, 1.0))
+        .with_constant(&[n], row(1))
+        .with_constant(&steps, vec![1.0; 6 * n])
+        .with_constant(&[2], vec![0.0; 2]),
+    ]
 }

@@ -1,10 +1,11 @@
 //! Images: convolutions, affine maps and sampling through them, the likelihood.
 
-use super::{Case, mask, normal, uniform};
+use super::{Case, SIDE, ink, layouts, mask, normal, uniform};
 use dood::{
     MathMode,
     ops::{Angle, Likelihood, residual_ratio},
 };
+use std::rc::Rc;
 
 /// Sizes N, H, W, C₁, C₂: one tile, several tiles of rows and columns, channels in several chunks, several tiles for one block, the
 /// published size.
@@ -35,7 +36,10 @@ fn rounded_convolutions() -> Vec<Case> {
         let live = convolution([3, 8, 8, 3, 4]).with_constant(&[3], mask(3, 3));
         let mut cases: Vec<Case> = CONVOLUTIONS.map(convolution).into_iter().chain([live]).collect();
         let inputs = cases.iter_mut().flat_map(|case| &mut case.inputs);
-        inputs.flat_map(|(_, values)| values).for_each(|value| *value = (*value * 4.0).round() / 4.0);
+        for (_, values) in inputs {
+            let exact = values.clone();
+            *values = Rc::new(move || exact().iter().map(|value| (value * 4.0).round() / 4.0).collect());
+        }
         cases.push(convolution([2, 5, 7, 3, 5]));
         cases.into_iter().map(move |case| case.with_math(math, allowed))
     };
@@ -113,7 +117,7 @@ fn likelihoods() -> Vec<Case> {
     ]
 }
 
-pub fn cases() -> Vec<Case> {
+pub fn small() -> Vec<Case> {
     let mut cases: Vec<Case> = CONVOLUTIONS.map(convolution).into();
     cases.push(convolution([3, 8, 8, 3, 4]).with_constant(&[3], mask(3, 3)));
     cases.extend(rounded_convolutions());
@@ -122,4 +126,35 @@ pub fn cases() -> Vec<Case> {
     cases.extend(affines());
     cases.extend(likelihoods());
     cases
+}
+
+pub fn sized(n: usize) -> Vec<Case> {
+    let image = [n, SIDE, SIDE];
+    let weights: [&[usize]; 4] = [&[8, 1, 3, 3], &[8], &[16, 8, 3, 3], &[16]];
+    vec![
+        Case::new("affine + stn", &[&image, &[n, 4]], |_, x, _| x[0].stn(x[1].affine(), None))
+            .with_input(0, ink(0, n))
+            .with_input(1, layouts(n))
+            .against(4.405),
+        Case::new("affine + stn of a constant", &[&[n, 4]], |tape, x, c| {
+            tape.constant(c[0].clone()).stn(x[0].affine(), None)
+        })
+        .with_input(0, layouts(n))
+        .with_constant(&image, ink(0, n))
+        .against(4.314),
+        Case::new("inverse_affine + stn", &[&image, &[n, 4]], |_, x, _| x[0].stn(x[1].inverse_affine(), None))
+            .with_input(0, ink(0, n))
+            .with_input(1, layouts(n))
+            .against(6.183),
+        Case::new("conv_pair", &[&[&image[..]], &weights[..]].concat(), |_, x, _| {
+            x[0].conv_pair(x[1], x[2], x[3], x[4], None)
+        })
+        .with_input(0, ink(0, n))
+        .against(41.712),
+        Case::new("conv_pair, weights only", &weights, |tape, x, c| {
+            tape.constant(c[0].clone()).conv_pair(x[0], x[1], x[2], x[3], None)
+        })
+        .with_constant(&image, ink(0, n))
+        .against(28.113),
+    ]
 }

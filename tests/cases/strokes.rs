@@ -1,9 +1,9 @@
 //! From control points to strokes on a canvas.
 
-use super::{Case, mask, normal, uniform};
+use super::{Case, J, SIDE, columns, ink, mask, normal, uniform};
 use dood::ops::{Placement, RenderSettings, render_stroke};
 
-pub fn cases() -> Vec<Case> {
+pub fn small() -> Vec<Case> {
     [curves(), rasters(), images(), strokes(), odd_strokes()].into_iter().flatten().collect()
 }
 
@@ -125,4 +125,38 @@ fn odd_strokes() -> Vec<Case> {
         all.push(render("too faint to be normalised", placement, [3, 5, 16, 19], identity, faint));
     }
     all
+}
+
+pub fn sized(n: usize) -> Vec<Case> {
+    let settings = |placement| RenderSettings { placement, side: SIDE, samples: 100, norm_floor: 1e-4 };
+    let (warp, points) = (settings(Placement::Warp), settings(Placement::Points));
+    let stroke: [&[usize]; 3] = [&[n, 2 * J], &[n, 4], &[n, 2]];
+    let drawn = |case: Case| {
+        case.with_input(0, uniform(0, &[n, 2 * J], 0.0, 1.0))
+            .with_input(1, super::layouts(n))
+            .with_input(2, columns(4, n, &[(0.015, 0.04), (0.2, 0.8)]))
+            .with_constant(&[n], vec![1.0; n])
+    };
+    let by_points = |name| {
+        drawn(Case::new(name, &stroke, move |_, x, on| render_stroke(x[0], x[1].affine(), x[2], &on[0], points)))
+    };
+    let image = [n, SIDE, SIDE];
+    vec![
+        by_points("render_stroke points").against(1004.571),
+        by_points("render_stroke points *").against(13.367),
+        drawn(Case::new("render_stroke warp", &stroke, move |_, x, on| {
+            render_stroke(x[0], x[1].inverse_affine(), x[2], &on[0], warp)
+        })),
+        Case::new("bezier", &[&[n, 2 * J]], |_, x, _| x[0].bezier(100)).against(0.676),
+        Case::new("bezier + raster", &[&[n, 2 * J], &[n, 1]], |_, x, _| x[0].bezier(100).raster(x[1], SIDE))
+            .with_input(0, uniform(0, &[n, 2 * J], 0.0, 1.0))
+            .with_input(1, columns(4, n, &[(0.015, 0.04)]))
+            .against(931.109),
+        Case::new("max_norm + tanh_ratio", &[&image, &[n, 1]], |_, x, _| x[0].max_norm(1e-4).tanh_ratio(x[1]))
+            .with_input(0, ink(0, n))
+            .with_input(1, columns(5, n, &[(0.2, 0.8)]))
+            .against(4.046),
+        Case::new("place_points", &[&[n, 2 * J], &[n, 4]], |_, x, _| x[0].place_points(x[1].affine()))
+            .with_input(1, super::layouts(n)),
+    ]
 }

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Makes every picture of the README from the present code, into docs/: a training run with the quick preset and its metrics, drawings of
+# test images as tiles and as curves, strokes fitted to a picture by gradient descent.
+#
+#   scripts/pictures.sh [DATA [STEPS]]     synthetic and 3600 if not given: about seven minutes on 2 cores
+set -euo pipefail
+cd "$(dirname "$0")/.."
+data=${1:-synthetic} steps=${2:-3600}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+example() {
+    cargo run --quiet --release --example "$1" -- "${@:2}"
+}
+
+example train --data "$data" --steps "$steps" --iwae 0 --out "$scratch/run"
+example reconstruct --checkpoint "$scratch/run" --data "$data" --count 6 --out "$scratch/drawn.png"
+example reconstruct --checkpoint "$scratch/run" --data "$data" --count 12 --out "$scratch/strokes.svg"
+example fit_stroke --out "$scratch/fit"
+# Only when all are there.
+cp "$scratch/run/metrics.svg" docs/metrics.svg
+cp "$scratch/drawn.png" docs/reconstruction.png
+cp "$scratch/strokes.svg" docs/strokes.svg
+cp "$scratch/fit/fit.png" docs/fit_stroke.png
+ls -l docs/*.png docs/*.svg

@@ -1,0 +1,17 @@
+//! What a trained model can do: the tasks of the paper (section 11 of the model), from finished drawings that have left their tape.
+//!
+//! An [`Artist`] is a model with its parameters. Its drawings are [`Drawings`] on their device, [`Drawn`] with their pictures on the
+//! host, and a [`DrawingFile`] on disk.
+
+mod artist;
+pub mod drawing;
+mod drawings;
+pub mod gallery;
+mod paint;
+pub mod token;
+
+pub use artist::{Artist, Beginning, Best, MedianPen};
+pub use drawing::{Drawing, DrawingFile, Stroke};
+pub use drawings::{Drawings, Drawn};
+pub use paint::{Brush, paint};
+pub use token::Token;

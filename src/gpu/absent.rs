@@ -1,0 +1,88 @@
+//! The CUDA backend of a program that was built without it (feature `cuda`): a GPU that cannot be opened. So whatever is written for
+//! one need not know.
+
+// Nobody looks at what is asked of no GPU.
+#[allow(dead_code)]
+mod request;
+
+pub use request::GraphSize;
+pub(crate) use request::{Arg, Launch, Span, args};
+
+use crate::{DType, Error, MathMode, Observer, Result};
+
+/// There is none.
+pub(crate) enum Gpu {}
+
+/// Memory on none.
+pub(crate) struct Block(Gpu);
+
+/// A step captured on none.
+pub(crate) struct Graph(Gpu);
+
+/// Methods of what does not exist.
+macro_rules! absent {
+    ($($name:ident($($arg:ty),*) $(-> $out:ty)?;)*) => {
+        $(pub fn $name(&self, $(_: $arg),*) $(-> $out)? { match *self {} })*
+    };
+}
+
+impl Gpu {
+    /// # Errors
+    /// Always.
+    pub fn open(_ordinal: usize, _dtype: DType, _math: MathMode) -> Result<Self> {
+        let why = "this program was built without it (the cargo feature `cuda`)";
+        Err(Error::Device(format!("device cuda cannot be used: {why}; --device cpu runs everything")))
+    }
+
+    absent! {
+        alloc(usize) -> Block;
+        arena_bytes() -> usize;
+        capture(impl FnOnce()) -> Result<Graph>;
+        check() -> Result<()>;
+        clear(Span);
+        clock() -> Span;
+        compile_all(&dyn Observer);
+        constant(impl IntoIterator<Item = f64>) -> Arg;
+        copy(Span, Span);
+        demand() -> (usize, usize);
+        description() -> &str;
+        dtype() -> DType;
+        begin_step();
+        end_step();
+        enter(&'static str);
+        launch(&'static str, &'static str, Launch, &[Arg]);
+        launches() -> u64;
+        math() -> MathMode;
+        naive() -> bool;
+        read(u64, &mut [u8]);
+        store(&[u8]) -> Block;
+        upload(&Block, &[u8]);
+        wait();
+        write(u64, &[u8]);
+    }
+}
+
+impl Block {
+    pub fn address(&self) -> u64 {
+        match self.0 {}
+    }
+
+    pub fn span(&self) -> Span {
+        match self.0 {}
+    }
+}
+
+impl Graph {
+    pub fn size(&self) -> GraphSize {
+        match self.0 {}
+    }
+
+    pub fn replay(&mut self, _from: u64, _times: usize) -> Result<()> {
+        match self.0 {}
+    }
+}
+
+/// Whether a GPU should be there.
+pub(crate) fn is_expected() -> bool {
+    false
+}

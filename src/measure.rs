@@ -1,0 +1,270 @@
+//! How good a model is on images: its evidence lower bound, the importance-weighted bound (section 11a of the model), the likelihood of
+//! what it draws and how many strokes that takes.
+
+use crate::{
+    Device, Observer, Params, Result, Tape, Tensor,
+    data::Images,
+    model::{Dropout, Model, Noise, Pass, Step},
+    rng::Rng,
+};
+use serde::Serialize;
+use std::ops::Range;
+
+/// What the drawings of one image say about it; densities in nats.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Score {
+    /// log p(x | canvas), the mean over the drawings.
+    pub log_likelihood: f64,
+    /// log p(x, z) − log q(z | x), the mean over the drawings z: a lower bound on log p(x).
+    pub elbo: f64,
+    /// The logarithm of the mean of p(x, z) / q(z | x): the importance-weighted bound on log p(x) with as many particles as drawings.
+    /// Not below `elbo`, and equal to it for one drawing.
+    pub bound: f64,
+    /// Strokes, the mean over the drawings.
+    pub strokes: f64,
+}
+
+/// Takes one drawing after the other into a [`Score`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tally {
+    drawings: f64,
+    log_likelihood: f64,
+    log_weight: f64,
+    strokes: f64,
+    /// The largest log weight so far, and the sum of weights relative to it.
+    most: f64,
+    sum: f64,
+}
+
+impl Tally {
+    pub(crate) fn new() -> Self {
+        Tally { drawings: 0.0, log_likelihood: 0.0, log_weight: 0.0, strokes: 0.0, most: f64::NEG_INFINITY, sum: 0.0 }
+    }
+
+    pub(crate) fn add(&mut self, log_likelihood: f64, log_weight: f64, strokes: f64) {
+        self.drawings += 1.0;
+        self.log_likelihood += log_likelihood;
+        self.log_weight += log_weight;
+        self.strokes += strokes;
+        if log_weight > self.most {
+            (self.sum, self.most) = (self.sum * (self.most - log_weight).exp() + 1.0, log_weight);
+        } else if log_weight != f64::NEG_INFINITY {
+            self.sum += (log_weight - self.most).exp();
+        }
+    }
+
+    /// Of at least one drawing.
+    pub(crate) fn score(&self) -> Score {
+        let n = self.drawings;
+        Score {
+            log_likelihood: self.log_likelihood / n,
+            elbo: self.log_weight / n,
+            bound: self.most + (self.sum / n).ln(),
+            strokes: self.strokes / n,
+        }
+    }
+}
+
+/// Some images drawn several times each, before the tape is gone.
+pub(crate) struct Drawn<'t> {
+    /// The images `[B, H, W]`.
+    pub(crate) images: Tensor,
+    /// Which of all images is the first of them.
+    pub(crate) first: usize,
+    particles: usize,
+    /// The strokes of all drawings, particle-major.
+    pub(crate) steps: Vec<Step<'t>>,
+    /// log p(x | canvas) of every drawing.
+    pub(crate) log_likelihood: Vec<f64>,
+    log_weight: Vec<f64>,
+    strokes: Vec<f64>,
+}
+
+impl Drawn<'_> {
+    pub(crate) fn count(&self) -> usize {
+        self.images.shape()[0]
+    }
+
+    /// The drawings of image `i` of these, as rows of everything else.
+    pub(crate) fn rows(&self, i: usize) -> impl Iterator<Item = usize> {
+        let count = self.count();
+        (0..self.particles).map(move |particle| particle * count + i)
+    }
+
+    /// Adds the drawings of image `i` of these.
+    pub(crate) fn tally(&self, i: usize, tally: &mut Tally) {
+        self.rows(i).for_each(|row| tally.add(self.log_likelihood[row], self.log_weight[row], self.strokes[row]));
+    }
+}
+
+/// Passes hold at most so many drawings, to bound their memory.
+const AT_ONCE: usize = 64;
+
+/// Draws each of `count` images `particles` times, dropout off, some at a time; `images` gives a range of them as `[B, H, W]`.
+/// Every drawing that is made is told to `observer`, which may stop it.
+pub(crate) fn draw(
+    (model, params): (&Model, &Params),
+    (count, images): (usize, &dyn Fn(Range<usize>) -> Tensor),
+    particles: usize,
+    rng: Rng,
+    observer: &dyn Observer,
+    visit: &mut dyn FnMut(&Drawn),
+) -> Result<()> {
+    let particles = particles.max(1);
+    let together = (AT_ONCE / particles).max(1);
+    let mut pass_number = rng.step;
+    for first in (0..count).step_by(together) {
+        let images = images(first..count.min(first + together));
+        for done in (0..particles).step_by(AT_ONCE) {
+            observer.go_on()?;
+            let particles = AT_ONCE.min(particles - done);
+            let x = Tensor::stack(&vec![images.clone(); particles]);
+            let rows = particles * images.shape()[0];
+            let x = x.reshape(&[&[rows], &images.shape()[1..]].concat());
+            let noise = Noise::draw(model, params.device(), rows, Rng::new(rng.seed, pass_number));
+            let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, watch: false };
+            let tape = Tape::eval(params);
+            let steps = model.recognise(&tape, &x, &pass);
+            let log_likelihood = model.log_likelihood(&x, &steps).value().to_f64();
+            let (mut log_weight, mut strokes) = (log_likelihood.clone(), vec![0.0; rows]);
+            for step in &steps {
+                log_weight.iter_mut().zip(step.kl().value().to_f64()).for_each(|(weight, kl)| *weight -= kl);
+                strokes.iter_mut().zip(step.after.z.onoff.value().to_f64()).for_each(|(sum, on)| *sum += on);
+            }
+            params.device().check()?;
+            visit(&Drawn { images: images.clone(), first, particles, steps, log_likelihood, log_weight, strokes });
+            observer.advance(rows as u64);
+            pass_number = pass_number.wrapping_add(1);
+        }
+    }
+    Ok(())
+}
+
+/// Draws the images `which` of a set `particles` times each and scores them, in that order.
+///
+/// # Errors
+/// [`Error::Stopped`](crate::Error::Stopped); those of a GPU.
+pub fn measure(
+    (model, params): (&Model, &Params),
+    images: &Images,
+    which: &[usize],
+    particles: usize,
+    rng: Rng,
+    observer: &dyn Observer,
+) -> Result<Vec<Score>> {
+    let mut tallies = vec![Tally::new(); which.len()];
+    let some = |range: Range<usize>| pixels(images, which[range].iter().copied(), params.device());
+    draw((model, params), (which.len(), &some), particles, rng, observer, &mut |drawn| {
+        (0..drawn.count()).for_each(|i| drawn.tally(i, &mut tallies[drawn.first + i]));
+    })?;
+    Ok(tallies.iter().map(Tally::score).collect())
+}
+
+/// Images as the model takes them: `[count, H, W]` with ink in [0, 1].
+pub fn pixels(images: &Images, which: impl IntoIterator<Item = usize>, device: &Device) -> Tensor {
+    let mut values = vec![];
+    for i in which {
+        values.extend(images.image(i).iter().map(|&v| f32::from(v) / 255.0));
+    }
+    let side = images.side;
+    Tensor::from_f32(device, &[values.len() / (side * side), side, side], &values)
+}
+
+/// `count` images from everywhere in a set of `all`, as sets are often sorted by class; all of them if there are no more.
+pub fn spread(count: usize, all: usize) -> Vec<usize> {
+    let count = count.min(all);
+    (0..count).map(|i| (i as u128 * all as u128 / count as u128) as usize).collect()
+}
+
+/// A mean over images and how far it may be off.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// The mean.
+    pub mean: f64,
+    /// Its standard error, from how the images differ; `None` for a single image.
+    pub standard_error: Option<f64>,
+}
+
+impl Estimate {
+    fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
+        let n = values.clone().count() as f64;
+        let mean = values.clone().sum::<f64>() / n;
+        let variance = values.map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0);
+        Estimate { mean, standard_error: (n > 1.0).then(|| (variance / n).sqrt()) }
+    }
+}
+
+/// What a model reaches on some images: means of their [`Score`]s.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Measured {
+    /// How many images.
+    pub images: usize,
+    /// Drawings of each.
+    pub particles: usize,
+    /// See [`Score::log_likelihood`].
+    pub log_likelihood: Estimate,
+    /// See [`Score::elbo`].
+    pub elbo: Estimate,
+    /// See [`Score::bound`].
+    pub bound: Estimate,
+    /// See [`Score::strokes`].
+    pub strokes: Estimate,
+}
+
+impl Measured {
+    /// The means of at least one score, each from `particles` drawings.
+    pub fn of(scores: &[Score], particles: usize) -> Self {
+        let estimate = |value: fn(&Score) -> f64| Estimate::of(scores.iter().map(value));
+        Measured {
+            images: scores.len(),
+            particles,
+            log_likelihood: estimate(|s| s.log_likelihood),
+            elbo: estimate(|s| s.elbo),
+            bound: estimate(|s| s.bound),
+            strokes: estimate(|s| s.strokes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn score(weights: &[f64]) -> Score {
+        let mut tally = Tally::new();
+        weights.iter().for_each(|&weight| tally.add(weight - 1.0, weight, 2.0));
+        tally.score()
+    }
+
+    #[test]
+    fn the_bound_is_the_logarithm_of_the_mean_weight_and_not_below_the_mean_logarithm() {
+        let weights = [-3.0, -1.0, -2.0, -7.5];
+        let exact = (weights.iter().map(|w: &f64| w.exp()).sum::<f64>() / 4.0).ln();
+        let found = score(&weights);
+        assert!((found.bound - exact).abs() < 1e-12 && found.bound > found.elbo);
+        assert_eq!((found.elbo, found.log_likelihood, found.strokes), (-3.375, -4.375, 2.0));
+        // Far beyond what an exponential can hold.
+        assert_eq!(score(&[-9_000.0, -9_000.0]).bound, -9_000.0);
+        assert!((score(&[5_000.0, -5_000.0]).bound - (5_000.0 - 2f64.ln())).abs() < 1e-9);
+        assert_eq!(score(&[-4.0]).bound, -4.0);
+        assert!((score(&[f64::NEG_INFINITY, -4.0]).bound - (-4.0 - 2f64.ln())).abs() < 1e-12);
+        assert!(score(&[f64::NAN, -4.0]).elbo.is_nan());
+    }
+
+    #[test]
+    fn standard_errors_are_those_of_the_mean() {
+        let estimate = Estimate::of([1.0, 2.0, 3.0, 6.0].into_iter());
+        // Variance (4 + 1 + 0 + 9) / 3, by 4 images.
+        assert_eq!(estimate.mean, 3.0);
+        assert!((estimate.standard_error.unwrap() - (14.0f64 / 12.0).sqrt()).abs() < 1e-12);
+        assert_eq!(Estimate::of([5.0].into_iter()), Estimate { mean: 5.0, standard_error: None });
+    }
+
+    #[test]
+    fn images_are_taken_from_everywhere() {
+        assert_eq!(spread(4, 10), [0, 2, 5, 7]);
+        assert_eq!(spread(20, 3), [0, 1, 2]);
+        assert_eq!(spread(usize::MAX, 2), [0, 1]);
+        assert_eq!(spread(3, 0), [0; 0]);
+    }
+}
