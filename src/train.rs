@@ -32,7 +32,6 @@ use crate::{
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::{
     cell::RefCell,
     fmt,
@@ -117,7 +116,7 @@ pub struct Settings {
     pub faint: bool,
     /// Images in the training set; filled in when a run begins.
     pub images: usize,
-    /// The beginning of the SHA-256 of their pixels, to know them again; filled in when a run begins. Empty for synthetic strokes, which
+    /// The CRC-32 of their pixels, to know them again; filled in when a run begins. Empty for synthetic strokes, which
     /// are rounded differently on other processors.
     #[serde(default)]
     pub digest: String,
@@ -457,7 +456,9 @@ fn digest(settings: &Settings, images: &Images) -> String {
     if settings.data == Source::Synthetic {
         return String::new();
     }
-    Sha256::digest(&images.pixels).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    let mut crc = flate2::Crc::new();
+    crc.update(&images.pixels);
+    format!("{:08x}", crc.sum())
 }
 
 /// Euclidean norm, summed in an order that does not depend on the number of threads.
