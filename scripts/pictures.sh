@@ -16,10 +16,16 @@ example() {
 example train --data "$data" --steps "$steps" --iwae 0 --out "$scratch/run"
 example reconstruct --checkpoint "$scratch/run" --data "$data" --count 6 --out "$scratch/drawn.png"
 example reconstruct --checkpoint "$scratch/run" --data "$data" --count 12 --out "$scratch/strokes.svg"
+example generate --checkpoint "$scratch/run" --count 32 --out "$scratch/generated"
+example complete --checkpoint "$scratch/run" --out "$scratch/completed"
+example vary --checkpoint "$scratch/run" --data "$data" --count 4 --exemplars 8 --out "$scratch/varied"
 example fit_stroke --out "$scratch/fit"
 # Only when all are there.
 cp "$scratch/run/metrics.svg" docs/metrics.svg
 cp "$scratch/drawn.png" docs/reconstruction.png
 cp "$scratch/strokes.svg" docs/strokes.svg
+cp "$scratch/generated.png" docs/generated.png
+cp "$scratch/completed.png" docs/completed.png
+cp "$scratch/varied.png" docs/varied.png
 cp "$scratch/fit/fit.png" docs/fit_stroke.png
 ls -l docs/*.png docs/*.svg
