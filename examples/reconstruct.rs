@@ -5,15 +5,17 @@ mod common;
 use clap::Parser;
 use common::{Compute, Data, Screen, say};
 use dood::{
-    Error, Observer, Result, checkpoint,
-    files::{quoted, write_atomically},
+    Error, Observer, Result,
+    eval::{
+        Artist, Best, DrawingFile, Reconstruction,
+        reconstruction::{pages, write_png, write_svg},
+    },
+    files::quoted,
     measure::{Measured, Score, measure, spread},
     observer::Unit,
-    reconstruct::{Reconstruction, pages, reconstruct, write_png, write_svg},
     rng::Rng,
     train::pixels,
 };
-use serde_json::json;
 use std::{path::PathBuf, process::ExitCode};
 
 /// Draws images stroke by stroke with a trained model.
@@ -38,6 +40,9 @@ struct Arguments {
     /// Drawings per image, of which the best is shown
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     particles: u32,
+    /// Strokes at most, also more than the model has learned with [default: as it has learned]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
+    strokes: Option<u16>,
     /// Also estimate the bound on log p(x) with this many particles per image (the paper: 200); takes a while
     #[arg(long, value_name = "PARTICLES", value_parser = clap::value_parser!(u32).range(1..))]
     iwae: Option<u32>,
@@ -58,23 +63,20 @@ fn draw(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         return Err(Error::Usage(format!("--out {} must end in .png, .svg or .json", quoted(out))));
     }
     common::check_folder_of(out)?;
-    let path = checkpoint::find(&arguments.checkpoint)?;
     let device = arguments.compute.open(screen)?;
-    let (model, params) = checkpoint::load(&path, &device)?;
+    let artist = Artist::open(&arguments.checkpoint, &device)?;
+    let (model, params) = (&artist.model, &artist.params);
     let images = arguments.data.load(model.config.image, screen)?;
     let which = spread(arguments.count as usize, images.len());
     let x = pixels(&images, which.iter().copied(), &device);
     let particles = arguments.particles as usize;
-    screen.begin("Drawing", Some((which.len() * particles) as u64), Unit::Items);
-    let drawn = reconstruct(&model, &params, &x, particles, Rng::new(arguments.seed, 0), screen);
-    screen.end();
-    let drawn = drawn?;
+    let strokes = arguments.strokes.map_or(model.config.strokes, usize::from);
+    let drawn = artist.redraw(&x, (particles, Best::Likelihood), strokes, Rng::new(arguments.seed, 0), screen)?;
 
     let mut written = vec![];
     if kind == "json" {
-        write_atomically(out, |file| {
-            serde_json::to_writer(file, &strokes(&drawn, &which, images.side)).map_err(Into::into)
-        })?;
+        let drawings = drawn.iter().map(|one| one.drawn.drawing.clone()).collect();
+        DrawingFile::new(model.config.variant.to_string(), images.side, drawings).write(out)?;
         written.push(out.clone());
     }
     for kind in ["png", "svg"].into_iter().skip_while(|first| *first != kind) {
@@ -94,8 +96,8 @@ fn draw(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let name = arguments.data.split.name();
     say!("{} {name} images of {}, in nats per image:", drawn.len(), images.len());
     say!("the drawings that are shown, the best of {particles} each");
-    say!("  log-likelihood     {:10.1}", mean(|drawn| drawn.log_likelihood));
-    say!("  strokes per image  {:10.2}", mean(|drawn| drawn.strokes.len() as f64));
+    say!("  log-likelihood     {:10.1}", mean(|one| one.drawn.drawing.log_likelihood.expect("there are images")));
+    say!("  strokes per image  {:10.2}", mean(|one| one.drawn.drawing.strokes.len() as f64));
     let scores: Vec<Score> = drawn.iter().map(|drawn| drawn.score).collect();
     say!("all {particles} drawings of each");
     common::measured(&Measured::of(&scores, particles));
@@ -103,25 +105,12 @@ fn draw(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         let drawings = which.len() as u64 * u64::from(particles);
         screen.begin("Measuring", Some(drawings), Unit::Items);
         let rng = Rng::new(arguments.seed.wrapping_add(1), 0);
-        let scores = measure((&model, &params), &images, &which, particles as usize, rng, screen);
+        let scores = measure((model, params), &images, &which, particles as usize, rng, screen);
         screen.end();
         say!("{particles} further drawings of each");
         common::measured(&Measured::of(&scores?, particles as usize));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The strokes of all drawings in the format `dood-drawings`: control points and pen width in canvas coordinates in [0, 1].
-fn strokes(drawn: &[Reconstruction], which: &[usize], side: usize) -> serde_json::Value {
-    let drawing = |(drawn, image): (&Reconstruction, &usize)| {
-        let strokes = drawn
-            .strokes
-            .iter()
-            .map(|stroke| json!({"points": stroke.curve.points, "width": stroke.curve.sigma, "layout": stroke.layout}));
-        json!({"index": image, "log_likelihood": drawn.log_likelihood, "strokes": strokes.collect::<Vec<_>>(), "score": drawn.score})
-    };
-    let drawings: Vec<_> = drawn.iter().zip(which).map(drawing).collect();
-    json!({"format": "dood-drawings", "version": 1, "image": side, "drawings": drawings})
 }
 
 fn main() -> ExitCode {

@@ -8,10 +8,12 @@ pub mod drawing;
 mod drawings;
 pub mod gallery;
 mod paint;
+pub mod reconstruction;
 pub mod token;
 
-pub use artist::{Artist, Beginning, Best, MedianPen};
+pub use artist::{Artist, Beginning, MedianPen};
 pub use drawing::{Drawing, DrawingFile, Stroke};
 pub use drawings::{Drawings, Drawn};
 pub use paint::{Brush, paint};
+pub use reconstruction::{Best, Reconstruction, reconstruct};
 pub use token::Token;

@@ -58,7 +58,7 @@
 //! engine   device tensor slot op profile params tape
 //! parts    ops gradcheck optim nn
 //! paper    model
-//! work     data checkpoint figures metrics measure eval reconstruct train
+//! work     data checkpoint figures metrics measure eval train
 //! ```
 //!
 //! # Errors
@@ -95,7 +95,6 @@ pub mod optim;
 mod params;
 pub mod profile;
 mod real;
-pub mod reconstruct;
 pub mod rng;
 mod slot;
 mod tape;

@@ -100,12 +100,12 @@ impl Drawn<'_> {
 /// Passes hold at most so many drawings, to bound their memory.
 const AT_ONCE: usize = 64;
 
-/// Draws each of `count` images `particles` times, dropout off, some at a time; `images` gives a range of them as `[B, H, W]`.
+/// Draws each of `count` images `particles` times in at most `strokes` strokes, dropout off, some at a time; `images` gives a range of them as `[B, H, W]`.
 /// Every drawing that is made is told to `observer`, which may stop it.
 pub(crate) fn draw(
     (model, params): (&Model, &Params),
     (count, images): (usize, &dyn Fn(Range<usize>) -> Tensor),
-    particles: usize,
+    (particles, strokes): (usize, usize),
     rng: Rng,
     observer: &dyn Observer,
     visit: &mut dyn FnMut(&Drawn),
@@ -121,7 +121,7 @@ pub(crate) fn draw(
             let x = Tensor::stack(&vec![images.clone(); particles]);
             let rows = particles * images.shape()[0];
             let x = x.reshape(&[&[rows], &images.shape()[1..]].concat());
-            let noise = Noise::draw(model, params.device(), rows, Rng::new(rng.seed, pass_number));
+            let noise = Noise::for_strokes(model, params.device(), (strokes, rows), Rng::new(rng.seed, pass_number));
             let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, watch: false };
             let tape = Tape::eval(params);
             let steps = model.recognise(&tape, &x, &pass);
@@ -154,7 +154,7 @@ pub fn measure(
 ) -> Result<Vec<Score>> {
     let mut tallies = vec![Tally::new(); which.len()];
     let some = |range: Range<usize>| pixels(images, which[range].iter().copied(), params.device());
-    draw((model, params), (which.len(), &some), particles, rng, observer, &mut |drawn| {
+    draw((model, params), (which.len(), &some), (particles, model.config.strokes), rng, observer, &mut |drawn| {
         (0..drawn.count()).for_each(|i| drawn.tally(i, &mut tallies[drawn.first + i]));
     })?;
     Ok(tallies.iter().map(Tally::score).collect())

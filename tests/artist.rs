@@ -6,7 +6,7 @@ use common::tiny;
 use dood::{
     Device, Tensor,
     error::Error,
-    eval::{Artist, Beginning, Best, DrawingFile, MedianPen, Token, gallery, paint},
+    eval::{Artist, Beginning, Best, DrawingFile, Drawn, MedianPen, Token, gallery, paint},
     model::{Config, Heat, Model, Start, Variant},
     observer::Silent,
     ops::Placement,
@@ -100,11 +100,14 @@ fn strokes_without_windows_are_scored_in_windows_around_them() {
 fn the_best_of_many_is_at_least_as_good_as_the_first_and_the_same_again() {
     let artist = artist(Variant::Dood, Placement::Warp);
     let x = images(&artist, 5);
-    let redraw = |particles, keep| artist.redraw(&x, (particles, keep), 4, Rng::new(2, 0), &Silent).unwrap();
+    let redraw = |particles, keep| -> Vec<Drawn> {
+        let best = artist.redraw(&x, (particles, keep), 4, Rng::new(2, 0), &Silent).unwrap();
+        best.into_iter().map(|one| one.drawn).collect()
+    };
     let (one, many, joint) = (redraw(1, Best::Likelihood), redraw(20, Best::Likelihood), redraw(20, Best::Joint));
     for i in 0..5 {
-        let likelihood = |d: &[dood::eval::Drawn]| d[i].drawing.log_likelihood.unwrap();
-        let total = |d: &[dood::eval::Drawn]| likelihood(d) + d[i].drawing.log_prior.unwrap();
+        let likelihood = |d: &[Drawn]| d[i].drawing.log_likelihood.unwrap();
+        let total = |d: &[Drawn]| likelihood(d) + d[i].drawing.log_prior.unwrap();
         assert!(likelihood(&many) >= likelihood(&joint) && total(&joint) >= total(&many));
         assert!(
             many[i].drawing.log_posterior.unwrap().is_finite()
@@ -120,7 +123,7 @@ fn more_strokes_than_were_learned_can_be_drawn() {
     let artist = artist(Variant::Dood, Placement::Points);
     let x = images(&artist, 2);
     let drawn = artist.redraw(&x, (30, Best::Likelihood), 9, Rng::new(2, 0), &Silent).unwrap();
-    assert!(drawn.iter().any(|one| one.drawing.strokes.len() > 4), "nine are possible");
+    assert!(drawn.iter().any(|one| one.drawn.drawing.strokes.len() > 4), "nine are possible");
     let drawn = artist.imagine_many(70, (Some(PEN), Heat::ONE), 9, Rng::new(2, 0), &Silent).unwrap();
     assert!(drawn.len() == 70 && drawn.iter().any(|one| one.drawing.strokes.len() > 4));
     let fewer = artist.imagine_many(3, (Some(PEN), Heat::ONE), 9, Rng::new(2, 0), &Silent).unwrap();

@@ -7,11 +7,11 @@ use dood::{
     Device, Error,
     checkpoint::{self, Checkpoint},
     data::{Images, Source, synthetic},
+    eval::{Best, Reconstruction, reconstruct},
     metrics::MetricsFile,
     model::Config,
     observer::Silent,
     ops::Placement,
-    reconstruct::{Reconstruction, reconstruct},
     rng::Rng,
     train::{Preset, Report, Settings, Trainer, pixels},
 };
@@ -148,8 +148,17 @@ fn a_model_learns_to_draw_in_seconds() {
     let learning = Settings { batch: 16, rates: [3e-4, 1e-3, 1e-4], eager: true, faint: false, ..settings() };
     let mut trainer = Trainer::new(&size, learning, images, &device).unwrap();
     let wrong = |trainer: &Trainer| {
-        let drawn = reconstruct(trainer.model(), trainer.params(), &x, 1, Rng::new(1, 0), &Silent).unwrap();
-        let difference = |d: &Reconstruction| d.target.iter().zip(&d.canvas).map(|(x, c)| (x - c).abs()).sum::<f32>();
+        let drawn = reconstruct(
+            (trainer.model(), trainer.params()),
+            &x,
+            (1, Best::Likelihood),
+            trainer.model().config.strokes,
+            Rng::new(1, 0),
+            &Silent,
+        )
+        .unwrap();
+        let difference =
+            |d: &Reconstruction| d.target.iter().zip(d.drawn.canvas()).map(|(x, c)| (x - c).abs()).sum::<f32>();
         drawn.iter().map(difference).sum::<f32>() / drawn.iter().flat_map(|d| &d.target).sum::<f32>()
     };
     let (before, first) = (wrong(&trainer), trainer.step().unwrap());

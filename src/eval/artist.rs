@@ -5,6 +5,7 @@ use super::{
     drawings::{Drawings, Drawn},
     gallery::Row,
     paint::{Brush, paint},
+    reconstruction::{Best, Reconstruction, reconstruct},
     token::Token,
 };
 use crate::{
@@ -24,15 +25,6 @@ pub struct Artist {
     pub model: Model,
     /// Their values.
     pub params: Params,
-}
-
-/// Of several drawings of one image, which is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Best {
-    /// That with the highest log p(x | canvas) (section 11b).
-    Likelihood,
-    /// That with the highest log p(x, z) (section 11f).
-    Joint,
 }
 
 /// What somebody has begun to draw.
@@ -97,12 +89,14 @@ impl Artist {
         let noise = Noise::for_strokes(&self.model, self.device(), (strokes, x.shape()[0]), rng);
         let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, watch: false };
         let tape = Tape::eval(&self.params);
-        let drawings = Drawings::of(&self.model, Some(x), &self.model.recognise(&tape, x, &pass));
+        let steps = self.model.recognise(&tape, x, &pass);
+        let log_likelihood = self.model.log_likelihood(x, &steps).value().to_f64();
+        let drawings = Drawings::of(&self.model, Some(&log_likelihood), &steps);
         self.device().check()?;
         Ok(drawings)
     }
 
-    /// The best of `particles` drawings of each image x `[B, H, W]` (section 11b), in at most `strokes` strokes.
+    /// The best of `particles` drawings of each image x `[B, H, W]`, in at most `strokes` strokes: [`reconstruct`].
     ///
     /// # Errors
     /// [`Error::Stopped`] where the observer wants an end; what the device says.
@@ -113,40 +107,11 @@ impl Artist {
         strokes: usize,
         rng: Rng,
         observer: &dyn Observer,
-    ) -> Result<Vec<Drawn>> {
-        let (count, particles) = (x.shape()[0], particles.max(1));
-        let together = (AT_ONCE / particles).max(1);
-        let mut best: Vec<(f64, Option<Drawn>)> = vec![(f64::NEG_INFINITY, None); count];
-        let mut pass = 0;
-        task(observer, "Drawing", count, || {
-            for first in (0..count).step_by(together) {
-                let images = x.rows(first, together.min(count - first));
-                let n = images.shape()[0];
-                for done in (0..particles).step_by(AT_ONCE) {
-                    observer.go_on()?;
-                    let round = AT_ONCE.min(particles - done);
-                    let repeated = Tensor::stack(&vec![images.clone(); round]);
-                    let repeated = repeated.reshape(&[&[round * n], &images.shape()[1..]].concat());
-                    let drawings = self.recognise(&repeated, strokes, Rng::new(rng.seed, rng.step + pass))?;
-                    pass += 1;
-                    for (row, drawn) in drawings.to_host().into_iter().enumerate() {
-                        let drawing = &drawn.drawing;
-                        let likelihood = drawing.log_likelihood.expect("there are images");
-                        let value = match keep {
-                            Best::Likelihood => likelihood,
-                            Best::Joint => likelihood + drawing.log_prior.expect("p scores"),
-                        };
-                        let (most, kept) = &mut best[first + row % n];
-                        if kept.is_none() || value > *most {
-                            (*most, *kept) = (value, Some(drawn));
-                        }
-                    }
-                }
-                observer.advance(n as u64);
-            }
-            Ok(())
-        })?;
-        Ok(best.into_iter().map(|(_, drawn)| drawn.expect("every image is drawn at least once")).collect())
+    ) -> Result<Vec<Reconstruction>> {
+        let drawings = x.shape()[0] * particles.max(1);
+        task(observer, "Drawing", drawings, || {
+            reconstruct((&self.model, &self.params), x, (particles, keep), strokes, rng, observer)
+        })
     }
 
     /// What strokes are drawn with in the middle of images x `[N, H, W]`; none where the model has no pen (AIR).
@@ -305,7 +270,7 @@ impl Artist {
         let strokes = self.model.config.strokes;
         let drawn = self.redraw(&repeated, (particles, Best::Likelihood), strokes, rng, observer)?;
         let varied: Vec<Drawing> = (drawn.iter().enumerate())
-            .map(|(i, one)| token.vary(&one.drawing, self.frame(), Rng::new(rng.seed, rng.step + i as u64)))
+            .map(|(i, one)| token.vary(&one.drawn.drawing, self.frame(), Rng::new(rng.seed, rng.step + i as u64)))
             .collect();
         let canvas =
             paint(&varied, Brush::default(), self.model.config.image, self.device()).pop().expect("at least one");
@@ -339,7 +304,8 @@ impl Artist {
         let pen = self.pens(drawings, pen)?;
         let tape = Tape::eval(&self.params);
         let steps = self.model.score(&tape, Scorer::Prior, x, &known, pen.as_ref())?;
-        let scored = Drawings::of(&self.model, x, &steps);
+        let log_likelihood = x.map(|x| self.model.log_likelihood(x, &steps).value().to_f64());
+        let scored = Drawings::of(&self.model, log_likelihood.as_deref(), &steps);
         self.device().check()?;
         Ok(scored)
     }

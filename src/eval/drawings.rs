@@ -18,8 +18,8 @@ pub struct Drawings {
     pub log_chosen: Each<Tensor>,
     /// log density of each decision to the law that scored, where there was one.
     pub log_scored: Option<Each<Tensor>>,
-    /// log p(x | canvas) `[N]`, where there are images x.
-    pub log_likelihood: Option<Tensor>,
+    /// log p(x | canvas) of each, where there are images x.
+    pub log_likelihood: Option<Vec<f64>>,
     /// Where the drawings stood after each stroke.
     pub states: Vec<State<Tensor>>,
 }
@@ -56,8 +56,8 @@ impl Drawn {
 }
 
 impl Drawings {
-    /// The drawings of a pass over images x `[N, H, W]`, or over none.
-    pub fn of(model: &Model, x: Option<&Tensor>, steps: &[Step]) -> Self {
+    /// The drawings of a pass, and their log p(x | canvas) where there are images.
+    pub fn of(model: &Model, log_likelihood: Option<&[f64]>, steps: &[Step]) -> Self {
         let over = |value: &dyn Fn(&Step) -> Tensor| {
             let n = steps[0].mask.value().len();
             let all: Vec<Tensor> = steps
@@ -89,7 +89,7 @@ impl Drawings {
                 layout: over(&|s| s.scored().layout.value()),
                 stroke: over(&|s| s.scored().stroke.value()),
             }),
-            log_likelihood: x.map(|x| model.log_likelihood(x, steps).value()),
+            log_likelihood: log_likelihood.map(<[f64]>::to_vec),
             states: steps.iter().map(|step| step.after.value()).collect(),
         }
     }
@@ -163,7 +163,6 @@ impl Drawings {
         let densities = |each: &Each<Tensor>| each.clone().map(|values| values.to_f64());
         let (chosen, scored) = (densities(&self.log_chosen), self.log_scored.as_ref().map(densities));
         let slope = self.states.last().and_then(|state| state.canvas.slope.as_ref()).map(|slope| slope.to_f64());
-        let likelihood = self.log_likelihood.as_ref().map(|values| values.to_f64());
         let canvases: Vec<Vec<f32>> = self.states.iter().map(|state| state.shown.to_f32()).collect();
         let of =
             |(values, width): &(Vec<f64>, usize), t: usize, i: usize| values[(t * n + i) * width..][..*width].to_vec();
@@ -195,7 +194,7 @@ impl Drawings {
                 drawing: Drawing {
                     strokes: (0..strokes[i]).map(stroke).collect(),
                     canvas_slope: slope.as_ref().map(|slope| slope[i]),
-                    log_likelihood: likelihood.as_ref().map(|values| values[i]),
+                    log_likelihood: self.log_likelihood.as_ref().map(|values| values[i]),
                     log_prior: Some(log_prior[i]),
                     log_posterior: log_posterior.as_ref().map(|values| values[i]),
                 },

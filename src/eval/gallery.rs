@@ -58,7 +58,7 @@ pub fn write(out: &Path, model: &Model, caption: &str, rows: &[Row]) -> Result<V
 }
 
 /// The strokes of a drawing for a picture.
-fn curves(drawing: &Drawing) -> Vec<figures::Stroke> {
+pub(super) fn curves(drawing: &Drawing) -> Vec<figures::Stroke> {
     let curve = |stroke: &super::Stroke| figures::Stroke {
         points: stroke.points.iter().map(|p| p.map(|v| v as f32)).collect(),
         sigma: stroke.width.unwrap_or(super::Brush::default().width) as f32,

@@ -9,13 +9,13 @@ use crate::{
     Device, Error, Observer, Params, ParamsBuilder, Result,
     checkpoint::{self, Checkpoint},
     data::{self, Images},
+    eval::{Best, Reconstruction, reconstruct, reconstruction},
     figures::{Panel, plot_svg},
     files,
     measure::{Measured, Score, measure, pixels, spread},
     metrics::{EventFile, Metrics, MetricsFile},
     model::{Config, Model, Start, Variant},
     observer::{Silent, Unit},
-    reconstruct::{self, Reconstruction, reconstruct},
     rng::Rng,
 };
 use std::{
@@ -259,7 +259,7 @@ impl<'a> Run<'a> {
     fn pictures(&mut self, step: u64) -> Result<Vec<Score>> {
         let (model, params) = self.model();
         let x = pixels(&self.test, self.measured.iter().copied(), params.device());
-        let drawn = reconstruct(model, params, &x, 1, self.rng(), &Silent)?;
+        let drawn = reconstruct((model, params), &x, (1, Best::Likelihood), model.config.strokes, self.rng(), &Silent)?;
         let shown: Vec<Reconstruction> = spread(PICTURED, drawn.len()).into_iter().map(|i| drawn[i].clone()).collect();
         let history = self.folder.join("history");
         let written = files::create_folder(&history).and_then(|()| {
@@ -322,8 +322,8 @@ impl<'a> Run<'a> {
 }
 
 fn write_pictures(stem: &Path, drawn: &[Reconstruction]) -> Result<()> {
-    reconstruct::write_png(&stem.with_extension("png"), drawn)?;
-    reconstruct::write_svg(&stem.with_extension("svg"), drawn)
+    reconstruction::write_png(&stem.with_extension("png"), drawn)?;
+    reconstruction::write_svg(&stem.with_extension("svg"), drawn)
 }
 
 /// The plots of a run that measured so many test images.
