@@ -27,7 +27,7 @@ use std::{
 Examples:
   train                                          a small model on synthetic strokes
   train --data mnist --download                  a small model on MNIST, fetched on first use
-  train --data idx:FOLDER --steps 5000           on your own images, in the format of MNIST
+  train --data images:FOLDER --steps 5000        on your own pictures; idx:FOLDER for the format of MNIST
   train --preset paper --data mnist              as published: days on a GPU
   train --resume --out runs/mnist-quick-warp     go on with a run that was stopped
   train --print-config > mine.toml               every size and setting, to be changed
@@ -41,7 +41,7 @@ Files in the run's folder:
 Ctrl-C saves a checkpoint before it stops.")]
 struct Arguments {
     /// Images to learn from: mnist, kmnist, emnist, quickdraw or omniglot, each with an optional folder as in mnist:FOLDER;
-    /// idx:FOLDER; synthetic [default: synthetic]
+    /// images:FOLDER for your own pictures (PNG, JPEG, GIF, BMP); idx:FOLDER for IDX files; synthetic [default: synthetic]
     #[arg(long, value_name = "SOURCE", value_parser = common::source())]
     data: Option<Source>,
     #[command(flatten)]

@@ -61,7 +61,7 @@ struct Sizes {
 
 // A number as it is kept in shared memory to be multiplied.
 template <bool TENSOR> __device__ __forceinline__ REAL stored(REAL x) {
-    return TENSOR ? __uint_as_float(to_tf32(roundable(x, LARGEST_TF32))) : x;
+    return TENSOR ? __uint_as_float(to_tf32(x)) : x;
 }
 
 // A window of an image with zeros around it.

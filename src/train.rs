@@ -147,83 +147,59 @@ pub struct Trainer {
     on_gpu: Option<captured::OnGpu>,
 }
 
-/// Numbers of one update: means over the batch, in nats where they are densities.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Report {
+/// The numbers of a [`Report`], each once: fields, names, and values in their order.
+macro_rules! report {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Numbers of one update: means over the batch, in nats where they are densities.
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub struct Report {
+            $($(#[$doc])* pub $name: f32,)*
+        }
+
+        impl Report {
+            /// The names of [`Report::values`].
+            pub const NAMES: [&str; [$(stringify!($name)),*].len()] = [$(stringify!($name)),*];
+
+            /// All numbers, in the order of [`Report::NAMES`].
+            pub fn values(&self) -> [f32; Self::NAMES.len()] {
+                [$(self.$name),*]
+            }
+
+            /// The numbers in the order of [`Report::NAMES`].
+            fn of_values(values: [f32; Self::NAMES.len()]) -> Self {
+                let [$($name),*] = values;
+                Report { $($name),* }
+            }
+        }
+    };
+}
+
+report! {
     /// What was minimised.
-    pub loss: f32,
+    loss,
     /// Evidence lower bound.
-    pub elbo: f32,
+    elbo,
     /// log p(x | canvas).
-    pub log_likelihood: f32,
+    log_likelihood,
     /// log q − log p of the on/off decisions, summed over an image.
-    pub kl_onoff: f32,
+    kl_onoff,
     /// The same of the layouts.
-    pub kl_layout: f32,
+    kl_layout,
     /// The same of the strokes.
-    pub kl_stroke: f32,
+    kl_stroke,
     /// Strokes per image.
-    pub strokes: f32,
+    strokes,
     /// Posterior probability of drawing on, where it was still open.
-    pub onoff_probability: f32,
+    onoff_probability,
     /// Squared error of the baseline.
-    pub baseline_term: f32,
+    baseline_term,
     /// The REINFORCE term.
-    pub score_term: f32,
+    score_term,
     /// Euclidean norm of the gradient of all parameters.
-    pub gradient_norm: f32,
+    gradient_norm,
 }
 
 impl Report {
-    /// The names of [`Report::values`].
-    pub const NAMES: [&str; 11] = [
-        "loss",
-        "elbo",
-        "log_likelihood",
-        "kl_onoff",
-        "kl_layout",
-        "kl_stroke",
-        "strokes",
-        "onoff_probability",
-        "baseline_term",
-        "score_term",
-        "gradient_norm",
-    ];
-
-    /// All numbers, in the order of [`Report::NAMES`].
-    pub fn values(&self) -> [f32; 11] {
-        [
-            self.loss,
-            self.elbo,
-            self.log_likelihood,
-            self.kl_onoff,
-            self.kl_layout,
-            self.kl_stroke,
-            self.strokes,
-            self.onoff_probability,
-            self.baseline_term,
-            self.score_term,
-            self.gradient_norm,
-        ]
-    }
-
-    /// The numbers in the order of [`Report::NAMES`].
-    fn of_values(v: &[f32]) -> Self {
-        Report {
-            loss: v[0],
-            elbo: v[1],
-            log_likelihood: v[2],
-            kl_onoff: v[3],
-            kl_layout: v[4],
-            kl_stroke: v[5],
-            strokes: v[6],
-            onoff_probability: v[7],
-            baseline_term: v[8],
-            score_term: v[9],
-            gradient_norm: v[10],
-        }
-    }
-
     fn new(loss: &Loss, steps: &[Step], gradient_norm: f64) -> Self {
         let sum = |t: Tensor| t.to_f64().iter().sum::<f64>();
         let images = loss.elbo.value().len() as f64;

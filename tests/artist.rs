@@ -150,7 +150,7 @@ fn completions_keep_what_was_begun_and_score_as_whole_drawings() {
             longer += one.drawing.strokes.len() - begun.strokes.len();
             // The whole drawing, scored at once, has the density that its parts had; a drawing may go on for 2 + 3 strokes.
             let most = begun.strokes.len() + 3;
-            let whole = artist.score(&[one.drawing.clone()], None, None, most).unwrap().to_host();
+            let whole = artist.score(std::slice::from_ref(&one.drawing), None, None, most).unwrap().to_host();
             close(whole[0].drawing.log_prior.unwrap(), one.drawing.log_prior.unwrap());
         }
     }
@@ -189,7 +189,8 @@ fn exemplars_differ_from_each_other_and_are_painted_where_their_strokes_are() {
     for row in &rows {
         assert!(row.drawn[0].drawing != row.drawn[1].drawing);
         for one in &row.drawn {
-            let painted = paint(&[one.drawing.clone()], Default::default(), 16, &Device::cpu_f64()).pop().unwrap();
+            let painted =
+                paint(std::slice::from_ref(&one.drawing), Default::default(), 16, &Device::cpu_f64()).pop().unwrap();
             assert!(painted.to_f32().iter().zip(one.canvas()).all(|(a, b)| (a - b).abs() < 1e-6));
         }
     }

@@ -9,7 +9,7 @@ use dood::{
     data::{
         Set,
         download::{Check, Downloader, Remote, remotes},
-        load,
+        load, one_shot_runs,
     },
     observer::Silent,
 };
@@ -491,27 +491,21 @@ fn what_the_errors_of_a_damaged_set_advise_works() {
 }
 
 #[test]
-fn a_damaged_zip_of_omniglot_is_fetched_anew() {
-    let Some(real) = real("omniglot") else { return };
-    let names = ["images_background.zip", "images_evaluation.zip", "all_runs.zip"];
-    let list: Vec<(String, Vec<u8>)> = names.map(|name| (name.into(), fs::read(real.join(name)).unwrap())).into();
-    let folder = tempdir().unwrap();
-    list.iter().for_each(|(name, bytes)| write(folder.path(), name, bytes));
-    let server = serve(list.clone(), Manner::Honest);
-    let mirrored = Downloader { mirror: Some(server.address.clone()), ..downloader() };
-    let source = source("omniglot", folder.path());
-    mirrored.fetch(&source, &Silent).unwrap();
-    assert!(server.requests.lock().unwrap().is_empty(), "all is right");
-    for damage in [0, 2] {
-        write(folder.path(), names[damage], &list[damage].1[..5000]);
-        if damage == 0 {
-            let advice = format!("delete {}, and --download fetches it anew", folder.path().join(names[0]).display());
-            assert_says(&load(&source, 1).unwrap_err().to_string(), &["not a zip that can be read", &advice]);
-        }
-        mirrored.fetch(&source, &Silent).unwrap();
-        assert_eq!(fs::read(folder.path().join(names[damage])).unwrap(), list[damage].1);
+fn a_damaged_zip_is_fetched_anew() {
+    let (whole, folder) = (zip_file(&run_files()), tempdir().unwrap());
+    let server = serve(vec![("all_runs.zip".into(), whole.clone())], Manner::Honest);
+    let mut runs = remotes(Set::Omniglot).pop().unwrap();
+    runs.address = format!("{}/all_runs.zip", server.address);
+    write(folder.path(), "all_runs.zip", &whole[..5000]);
+    let error = one_shot_runs(folder.path(), 1).unwrap_err().to_string();
+    let advice = format!("delete {}, and --download fetches it anew", folder.path().join("all_runs.zip").display());
+    assert_says(&error, &["not a zip that can be read", &advice]);
+    for _ in 0..2 {
+        downloader().file(&runs, folder.path(), &Silent).unwrap();
+        assert_eq!(one_shot_runs(folder.path(), 1).unwrap().len(), 20);
     }
-    assert_eq!(server.requests.lock().unwrap().len(), 2);
+    assert_eq!(listing(folder.path()), ["all_runs.zip", "all_runs.zip.replaced"]);
+    assert_eq!(server.requests.lock().unwrap().len(), 1);
 }
 
 // ---- The network as it is at work ----

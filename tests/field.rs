@@ -949,6 +949,10 @@ fn zips_as_other_tools_write_them() {
         ("with ./ (find | zip)", raw(&format!("./{path}"))),
         ("with / in front", raw(&format!("/{path}"))),
         ("with // inside", raw(&path.replace('/', "//"))),
+        (
+            "with entries that have no name",
+            raw_zip(&[(path.as_bytes(), 0, &drawing), (b"", 0, b"x"), (b"//", 0, b""), (b"./", 0, b"")], b"", b""),
+        ),
         ("with a comment", raw_zip(&[(path.as_bytes(), 0, &drawing)], b"", b"made by hand")),
         ("with a program in front (self-extracting)", raw_zip(&[(path.as_bytes(), 0, &drawing)], b"MZ program", b"")),
         (

@@ -54,7 +54,7 @@ impl Compute {
 #[derive(clap::Args, Clone, Debug)]
 pub struct Data {
     /// Images to draw: mnist, kmnist, emnist, quickdraw or omniglot, each with an optional folder as in mnist:FOLDER;
-    /// idx:FOLDER; synthetic
+    /// images:FOLDER for your own pictures, or images:FILE for one (PNG, JPEG, GIF, BMP); idx:FOLDER for IDX files; synthetic
     #[arg(long = "data", value_name = "SOURCE", value_parser = source())]
     pub source: Source,
     #[command(flatten)]

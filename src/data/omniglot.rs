@@ -231,7 +231,7 @@ fn is_png(path: &str) -> bool {
 /// Drawings and label lists, but not what a Macintosh leaves beside them (`__MACOSX/…`, `._*.png`).
 fn is_wanted(path: &[&str]) -> bool {
     let name = path.last().copied().unwrap_or_default();
-    path[0] != "__MACOSX" && !name.starts_with('.') && (is_png(name) || name == "class_labels.txt")
+    path.first() != Some(&"__MACOSX") && !name.starts_with('.') && (is_png(name) || name == "class_labels.txt")
 }
 
 const STEMS: [&str; 3] = ["images_background", "images_evaluation", "all_runs"];

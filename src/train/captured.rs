@@ -102,10 +102,11 @@ impl Trainer {
             let table = on.ring.to_f32();
             for i in 0..steps as u64 {
                 let row = &table[((first + i) % ROWS as u64) as usize * COLUMNS..][..COLUMNS];
-                if row[COLUMNS - 1] == 0.0 {
+                let (&healthy, values) = row.split_last().expect("a row");
+                if healthy == 0.0 {
                     return Err(self.find_culprit(on, first + i));
                 }
-                reports.push(Report::of_values(row));
+                reports.push(Report::of_values(values.try_into().expect("a number for each name")));
             }
         }
         Ok(reports)
