@@ -45,8 +45,8 @@
 //! 7. [`model`]: the paper. [`model::Config`] has all sizes, [`model::Model::recognise`] draws an image stroke by stroke,
 //!    [`model::objective`] is what training minimises.
 //! 8. [`data`]: where images come from.
-//! 9. [`train`]: one update after the other, and around it [`checkpoint`], [`metrics`], [`figures`]; [`reconstruct`](mod@reconstruct)
-//!    shows what a trained model draws, [`measure`](mod@measure) says how good it is.
+//! 9. [`train`]: one update after the other, and around it [`checkpoint`], [`metrics`], [`figures`]; [`measure`](mod@measure) says how
+//!    good a model is, and [`eval`] has what it can do.
 //!
 //! # Rooms
 //!
