@@ -3,8 +3,8 @@
 // Floats from one row to the next in shared memory. Several channels lie as [rows][channels][ROW]: the distances are known to the
 // compiler, and neighbouring channels begin in different memory banks.
 template <bool TENSOR> constexpr int ROW = TENSOR ? TENSOR_ROW : PLAIN_ROW;
-// Packed weights have OUT_STEP or IN_STEP from one tap to the next. For tensor cores they lie as in w₂ itself: distance from one second channel to the next in the forward, where 72 would make lanes
-// meet in a bank, and in the backward, where it does not.
+// Packed weights have OUT_STEP or IN_STEP from one tap to the next. For tensor cores they lie as in w₂ itself: distance from one second
+// channel to the next in the forward, where 72 would make lanes meet in a bank, and in the backward, where it does not.
 #define W2_FORWARD 76
 #define W2_BACKWARD 72
 // Tensor cores are for floats, which also fit twice on a multiprocessor.
