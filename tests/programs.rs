@@ -7,7 +7,7 @@ mod common;
 mod screen;
 
 use common::{
-    programs::{Running, names, program, refused, rows, succeeds, until},
+    programs::{Running, command, names, program, refused, rows, succeeds, until},
     skipped,
 };
 use dood::{Observer, files::quoted, observer::Unit};
@@ -466,7 +466,7 @@ fn the_printed_command_continues_the_same_run_from_anywhere() {
         let mut data = OsString::from("idx:../");
         data.push(OsStr::from_bytes(name));
         data.push("/data");
-        let mut command = Command::new("./my train");
+        let mut command = command("./my train");
         command.current_dir(&folder).arg("--data").arg(&data).arg("--config").arg(place.path("tiny.toml"));
         command.args(["--steps", "1000000", "--log-every", "1", "--iwae", "0", "--out", "run"]);
         command.args(["--device", "cpu", "--math", "tf32", "--threads", "1"]);

@@ -9,13 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A program among the examples, which lie beside the folder of this test's executable. Signals do what they do by default, also
-/// where whoever started the tests ignores some.
+/// A program among the examples, which lie beside the folder of this test's executable.
 pub fn program(name: &str) -> Command {
     let here = std::env::current_exe().unwrap();
     let path = here.ancestors().nth(2).unwrap().join("examples").join(name);
     assert!(path.exists(), "{} is missing: run `cargo build --examples` in the same profile", path.display());
-    let mut command = Command::new(path);
+    command(path)
+}
+
+/// A program for which signals do what they do by default, also where whoever started the tests ignores some.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
     #[cfg(unix)]
     default_signals(&mut command);
     command
