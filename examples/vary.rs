@@ -62,6 +62,7 @@ fn vary(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     common::check_folder_of(&arguments.out)?;
     let device = arguments.compute.open(screen)?;
     let artist = Artist::open(&arguments.checkpoint, &device)?;
+    artist.check_curves()?;
     let images = arguments.data.load(artist.model.config.image, screen)?;
     let x = pixels(&images, spread(arguments.count as usize, images.len()), &device);
     let token = match arguments.token {

@@ -245,6 +245,20 @@ impl Artist {
         Ok(Tensor::stack(&images).reshape(&[n, side, side]))
     }
 
+    /// Refuses a model whose drawings have no curves that could be varied.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn check_curves(&self) -> Result<()> {
+        if self.model.draws_curves() {
+            return Ok(());
+        }
+        Err(Error::Usage(format!(
+            "the model {} draws without curves, so there is nothing to vary: use dood, sp or eg",
+            self.model.config.variant
+        )))
+    }
+
     /// Exemplars of images x `[N, H, W]` (section 11d), a row per image: each exemplar is a [`Token`] of the best of `particles` drawings
     /// of its own.
     ///
@@ -258,12 +272,7 @@ impl Artist {
         rng: Rng,
         observer: &dyn Observer,
     ) -> Result<Vec<Row>> {
-        if !self.model.draws_curves() {
-            let variant = self.model.config.variant;
-            return Err(Error::Usage(format!(
-                "the model {variant} draws without curves, so there is nothing to vary: use dood, sp or eg"
-            )));
-        }
+        self.check_curves()?;
         let n = x.shape()[0];
         let repeated =
             Tensor::stack(&vec![x.clone(); exemplars]).reshape(&[&[exemplars * n], &x.shape()[1..]].concat());
