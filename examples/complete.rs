@@ -6,12 +6,15 @@ use clap::Parser;
 use common::{Compute, Screen, generation::Generation, say};
 use dood::{
     Error, Result, data,
-    eval::{Beginning, DrawingFile, gallery},
+    eval::{Beginning, Drawing, DrawingFile, gallery},
     files::quoted,
     measure::pixels,
     rng::Rng,
 };
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// Goes on with drawings that have been begun, each in several ways.
 ///
@@ -47,21 +50,16 @@ struct Arguments {
 
 fn complete(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     common::check_folder_of(&arguments.out)?;
+    let begun = arguments.drawings.as_deref().map(read).transpose()?;
     let device = arguments.compute.open(screen)?;
     let opened = arguments.generation.open(&device, screen)?;
     let (artist, rng) = (&opened.artist, Rng::new(arguments.generation.seed, 0));
-    let beginning = match (&arguments.image, &arguments.drawings) {
+    let beginning = match (&arguments.image, begun) {
         (Some(path), _) => {
             let picture = data::read_picture(path, &data::Options::new(artist.model.config.image), screen)?;
             Beginning::Images(pixels(&picture, 0..1, &device))
         }
-        (_, Some(path)) => {
-            let drawings = DrawingFile::read(path)?.drawings;
-            if drawings.is_empty() {
-                return Err(Error::Usage(format!("{} holds no drawings: nothing has been begun", quoted(path))));
-            }
-            Beginning::Drawings(drawings)
-        }
+        (_, Some(drawings)) => Beginning::Drawings(drawings),
         _ => Beginning::Imagined(arguments.beginnings as usize),
     };
     let how = (opened.pen, opened.heat);
@@ -72,6 +70,15 @@ fn complete(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let (count, ways) = (rows.len(), arguments.ways);
     say!("{count} beginnings, each finished in {ways} ways.");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What has been begun.
+fn read(path: &Path) -> Result<Vec<Drawing>> {
+    let drawings = DrawingFile::read(path)?.drawings;
+    if drawings.is_empty() {
+        return Err(Error::Usage(format!("{} holds no drawings: nothing has been begun", quoted(path))));
+    }
+    Ok(drawings)
 }
 
 fn main() -> ExitCode {
