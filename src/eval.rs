@@ -1,11 +1,11 @@
 //! What a trained model can do: the tasks of the paper (section 11 of the model), from finished drawings that have left their tape.
 //!
-//! An [`Artist`] is a model with its parameters. Its drawings are [`Drawings`] on their device, [`Drawn`] with their pictures on the
-//! host, and a [`DrawingFile`] on disk.
+//! An [`Artist`] is a model with its parameters. Its drawings are [`Drawings`](crate::model::Drawings) on their device, [`Drawn`] with
+//! their pictures on the host, and a [`DrawingFile`] on disk.
 
 mod artist;
 pub mod drawing;
-mod drawings;
+mod drawn;
 pub mod gallery;
 mod paint;
 pub mod reconstruction;
@@ -13,7 +13,7 @@ pub mod token;
 
 pub use artist::{Artist, Beginning, MedianPen};
 pub use drawing::{Drawing, DrawingFile, Stroke};
-pub use drawings::{Drawings, Drawn};
+pub use drawn::Drawn;
 pub use paint::{Brush, paint};
 pub use reconstruction::{Best, Reconstruction, reconstruct};
 pub use token::Token;

@@ -66,49 +66,46 @@ impl Tally {
 }
 
 /// Some images drawn several times each, before the tape is gone.
-pub(crate) struct Drawn<'t> {
-    /// The images `[B, H, W]`.
-    pub(crate) images: Tensor,
+pub(crate) struct Round<'t> {
     /// Which of all images is the first of them.
     pub(crate) first: usize,
+    /// How many images they are.
+    pub(crate) count: usize,
     particles: usize,
     /// The strokes of all drawings, particle-major.
     pub(crate) steps: Vec<Step<'t>>,
     /// log p(x | canvas) of every drawing.
-    pub(crate) log_likelihood: Vec<f64>,
-    log_weight: Vec<f64>,
-    strokes: Vec<f64>,
+    pub(crate) log_likelihood: Tensor,
+    /// The same, log weight and strokes of every drawing.
+    numbers: [Vec<f64>; 3],
 }
 
-impl Drawn<'_> {
-    pub(crate) fn count(&self) -> usize {
-        self.images.shape()[0]
-    }
-
+impl Round<'_> {
     /// The drawings of image `i` of these, as rows of everything else.
     pub(crate) fn rows(&self, i: usize) -> impl Iterator<Item = usize> {
-        let count = self.count();
+        let count = self.count;
         (0..self.particles).map(move |particle| particle * count + i)
     }
 
     /// Adds the drawings of image `i` of these.
     pub(crate) fn tally(&self, i: usize, tally: &mut Tally) {
-        self.rows(i).for_each(|row| tally.add(self.log_likelihood[row], self.log_weight[row], self.strokes[row]));
+        let [log_likelihood, log_weight, strokes] = &self.numbers;
+        self.rows(i).for_each(|row| tally.add(log_likelihood[row], log_weight[row], strokes[row]));
     }
 }
 
 /// Passes hold at most so many drawings, to bound their memory.
 const AT_ONCE: usize = 64;
 
-/// Draws each of `count` images `particles` times in at most `strokes` strokes, dropout off, some at a time; `images` gives a range of them as `[B, H, W]`.
-/// Every drawing that is made is told to `observer`, which may stop it.
+/// Draws each of `count` images `particles` times in at most `strokes` strokes, dropout off, some at a time; `images` gives a range of
+/// them as `[B, H, W]`. Every drawing that is made is told to `observer`, which may stop it.
 pub(crate) fn draw(
     (model, params): (&Model, &Params),
     (count, images): (usize, &dyn Fn(Range<usize>) -> Tensor),
     (particles, strokes): (usize, usize),
     rng: Rng,
     observer: &dyn Observer,
-    visit: &mut dyn FnMut(&Drawn),
+    visit: &mut dyn FnMut(&Round),
 ) -> Result<()> {
     let particles = particles.max(1);
     let together = (AT_ONCE / particles).max(1);
@@ -118,21 +115,23 @@ pub(crate) fn draw(
         for done in (0..particles).step_by(AT_ONCE) {
             observer.go_on()?;
             let particles = AT_ONCE.min(particles - done);
-            let x = Tensor::stack(&vec![images.clone(); particles]);
-            let rows = particles * images.shape()[0];
+            let (count, x) = (images.shape()[0], Tensor::stack(&vec![images.clone(); particles]));
+            let rows = particles * count;
             let x = x.reshape(&[&[rows], &images.shape()[1..]].concat());
             let noise = Noise::for_strokes(model, params.device(), (strokes, rows), Rng::new(rng.seed, pass_number));
             let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, watch: false };
             let tape = Tape::eval(params);
             let steps = model.recognise(&tape, &x, &pass);
-            let log_likelihood = model.log_likelihood(&x, &steps).value().to_f64();
-            let (mut log_weight, mut strokes) = (log_likelihood.clone(), vec![0.0; rows]);
+            let log_likelihood = model.log_likelihood(&x, &steps).value();
+            let likelihoods = log_likelihood.to_f64();
+            let (mut log_weight, mut drawn) = (likelihoods.clone(), vec![0.0; rows]);
             for step in &steps {
                 log_weight.iter_mut().zip(step.kl().value().to_f64()).for_each(|(weight, kl)| *weight -= kl);
-                strokes.iter_mut().zip(step.after.z.onoff.value().to_f64()).for_each(|(sum, on)| *sum += on);
+                drawn.iter_mut().zip(step.after.z.onoff.value().to_f64()).for_each(|(sum, on)| *sum += on);
             }
             params.device().check()?;
-            visit(&Drawn { images: images.clone(), first, particles, steps, log_likelihood, log_weight, strokes });
+            let numbers = [likelihoods, log_weight, drawn];
+            visit(&Round { first, count, particles, steps, log_likelihood, numbers });
             observer.advance(rows as u64);
             pass_number = pass_number.wrapping_add(1);
         }
@@ -154,8 +153,8 @@ pub fn measure(
 ) -> Result<Vec<Score>> {
     let mut tallies = vec![Tally::new(); which.len()];
     let some = |range: Range<usize>| pixels(images, which[range].iter().copied(), params.device());
-    draw((model, params), (which.len(), &some), (particles, model.config.strokes), rng, observer, &mut |drawn| {
-        (0..drawn.count()).for_each(|i| drawn.tally(i, &mut tallies[drawn.first + i]));
+    draw((model, params), (which.len(), &some), (particles, model.config.strokes), rng, observer, &mut |round| {
+        (0..round.count).for_each(|i| round.tally(i, &mut tallies[round.first + i]));
     })?;
     Ok(tallies.iter().map(Tally::score).collect())
 }

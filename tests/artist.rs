@@ -46,13 +46,14 @@ fn a_drawing_that_is_read_back_from_json_scores_as_when_it_was_drawn() {
     for placement in [Placement::Warp, Placement::Points] {
         for variant in DRAW {
             let artist = artist(variant, placement);
-            let drawn = artist.imagine(12, Some(PEN), Heat::PAPER, 4, Rng::new(1, 0)).unwrap().to_host();
+            let drawn =
+                Drawn::all(&artist.model, &artist.imagine(12, Some(PEN), Heat::PAPER, 4, Rng::new(1, 0)).unwrap());
             let counts: Vec<usize> = drawn.iter().map(|one| one.drawing.strokes.len()).collect();
             assert!(counts.iter().any(|&n| n != counts[0]), "{variant}: all drawings have {} strokes", counts[0]);
             let drawings = drawn.iter().map(|one| one.drawing.clone()).collect();
             let file = DrawingFile::new(variant.to_string(), 16, drawings).to_json();
             let read = DrawingFile::parse(file.as_bytes(), "a").unwrap().drawings;
-            let scored = artist.score(&read, None, None, 4).unwrap().to_host();
+            let scored = Drawn::all(&artist.model, &artist.score(&read, None, None, 4).unwrap());
             for (drawn, scored) in drawn.iter().zip(&scored) {
                 close(scored.drawing.log_prior.unwrap(), drawn.drawing.log_prior.unwrap());
                 let pairs = scored.drawing.strokes.iter().zip(&drawn.drawing.strokes);
@@ -79,7 +80,7 @@ fn strokes_without_windows_are_scored_in_windows_around_them() {
         "{{\"format\":\"dood-drawings\",\"version\":1,\"drawings\":[{{\"strokes\":[{{\"points\":[{points}]}}]}}]}}"
     );
     let drawings = DrawingFile::parse(file.as_bytes(), "a").unwrap().drawings;
-    let scored = artist.score(&drawings, Some(PEN), None, 4).unwrap().to_host();
+    let scored = Drawn::all(&artist.model, &artist.score(&drawings, Some(PEN), None, 4).unwrap());
     assert!(scored[0].drawing.log_prior.unwrap().is_finite());
     for (a, b) in scored[0].drawing.strokes[0].points.iter().zip(&drawings[0].strokes[0].points) {
         assert!((a[0] - b[0]).abs() < 1e-12 && (a[1] - b[1]).abs() < 1e-12);
@@ -153,7 +154,8 @@ fn completions_keep_what_was_begun_and_score_as_whole_drawings() {
             longer += one.drawing.strokes.len() - begun.strokes.len();
             // The whole drawing, scored at once, has the density that its parts had; a drawing may go on for 2 + 3 strokes.
             let most = begun.strokes.len() + 3;
-            let whole = artist.score(std::slice::from_ref(&one.drawing), None, None, most).unwrap().to_host();
+            let whole = artist.score(std::slice::from_ref(&one.drawing), None, None, most).unwrap();
+            let whole = Drawn::all(&artist.model, &whole);
             close(whole[0].drawing.log_prior.unwrap(), one.drawing.log_prior.unwrap());
         }
     }
@@ -177,7 +179,7 @@ fn median_pens_are_those_in_the_middle() {
     let x = images(&artist, 7);
     let pen = artist.median_pen(&x, Rng::new(0, 0)).unwrap().unwrap();
     let drawings = artist.recognise(&x, 1, Rng::new(0, 0)).unwrap();
-    let pens = drawings.pen.as_ref().unwrap().to_f64();
+    let pens = drawings.pen.as_ref().unwrap().stroke.to_f64();
     assert_eq!(pens.iter().step_by(2).filter(|&&sigma| sigma < pen.sigma).count(), 3);
     assert!(pens.chunks(2).any(|p| p[1] == pen.slope) && (0.1..1.5).contains(&pen.canvas_slope));
     assert!(self::artist(Variant::Air, Placement::Warp).median_pen(&x, Rng::new(0, 0)).unwrap().is_none());

@@ -2,7 +2,7 @@
 
 use super::{
     drawing::{Drawing, Frame},
-    drawings::{Drawings, Drawn},
+    drawn::Drawn,
     gallery::Row,
     paint::{Brush, paint},
     reconstruction::{Best, Reconstruction, reconstruct},
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Device, Error, Observer, Params, Result, Tape, Tensor, checkpoint,
-    model::{Dropout, Each, Heat, Model, Noise, Pass, Pen, Scorer, State},
+    model::{Drawings, Dropout, Each, Heat, Model, Noise, Pass, Pen, Scorer, State},
     observer::task,
     rng::Rng,
 };
@@ -77,7 +77,7 @@ impl Artist {
 
     /// How its strokes lie on the canvas.
     pub fn frame(&self) -> Frame {
-        Frame { placement: self.model.config.placement, side: self.model.config.image }
+        Frame::of(&self.model)
     }
 
     fn device(&self) -> &Device {
@@ -90,8 +90,8 @@ impl Artist {
         let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, watch: false };
         let tape = Tape::eval(&self.params);
         let steps = self.model.recognise(&tape, x, &pass);
-        let log_likelihood = self.model.log_likelihood(x, &steps).value().to_f64();
-        let drawings = Drawings::of(&self.model, Some(&log_likelihood), &steps);
+        let start = self.model.blank(self.device(), x.shape()[0]);
+        let drawings = Drawings::of(&self.model, &steps, Some(x), &start);
         self.device().check()?;
         Ok(drawings)
     }
@@ -118,10 +118,9 @@ impl Artist {
     pub fn median_pen(&self, x: &Tensor, rng: Rng) -> Result<Option<MedianPen>> {
         let drawings = self.recognise(x, 1, rng)?;
         let Some(pen) = &drawings.pen else { return Ok(None) };
-        let pens = pen.to_f64();
+        let pens = pen.stroke.to_f64();
         let of = |k: usize| median(pens.iter().skip(k).step_by(2).copied().collect());
-        let slope = drawings.states[0].canvas.slope.as_ref().expect("a pen has a slope");
-        Ok(Some(MedianPen { sigma: of(0), slope: of(1), canvas_slope: median(slope.to_f64()) }))
+        Ok(Some(MedianPen { sigma: of(0), slope: of(1), canvas_slope: median(pen.canvas.to_f64()) }))
     }
 
     /// `n` drawings from nothing (section 11c).
@@ -132,7 +131,7 @@ impl Artist {
         self.go_on(&self.model.blank(self.device(), n), n, pen, heat, strokes, rng)
     }
 
-    /// Goes on with drawings from where they stand (section 11e), [`Drawings::ends`], for at most `strokes` strokes more.
+    /// Goes on with drawings from where they stand (section 11e), [`Drawings::end`], for at most `strokes` strokes more.
     ///
     /// # Errors
     /// As [`Artist::imagine`].
@@ -149,7 +148,7 @@ impl Artist {
         let pen = pen.map(|pen| pen.pen(self.device(), n));
         let tape = Tape::eval(&self.params);
         let steps = self.model.imagine(&tape, start, pen.as_ref(), &noise, heat)?;
-        let drawings = Drawings::of(&self.model, None, &steps);
+        let drawings = Drawings::of(&self.model, &steps, None, start);
         self.device().check()?;
         Ok(drawings)
     }
@@ -173,7 +172,8 @@ impl Artist {
                 let round = AT_ONCE.min(n - drawn.len());
                 // The same drawings, however many are wanted.
                 let rng = Rng::new(rng.seed, rng.step + (drawn.len() / AT_ONCE) as u64);
-                drawn.extend(self.imagine(AT_ONCE, pen, heat, strokes, rng)?.to_host().into_iter().take(round));
+                let drawings = self.imagine(AT_ONCE, pen, heat, strokes, rng)?;
+                drawn.extend(Drawn::all(&self.model, &drawings).into_iter().take(round));
                 observer.advance(round as u64);
             }
             Ok(drawn)
@@ -203,14 +203,15 @@ impl Artist {
             Beginning::Drawings(drawings) => self.score(drawings, pen, None, usize::MAX)?,
         };
         let n = begun.len();
-        let (start, first) = (begun.ends(&self.model.blank(self.device(), n)), begun.to_host());
+        let first = Drawn::all(&self.model, &begun);
         let mut rows: Vec<Row> =
             first.iter().map(|one| Row { lead: Some(one.canvas().to_vec()), drawn: vec![] }).collect();
         task(observer, "Drawing", n * ways, || {
             for way in 0..ways {
                 observer.go_on()?;
-                let more = self.go_on(&start, n, pen, heat, strokes, Rng::new(rng.seed, rng.step + 2 + way as u64))?;
-                for (row, (first, more)) in rows.iter_mut().zip(first.iter().zip(more.to_host())) {
+                let more =
+                    self.go_on(&begun.end, n, pen, heat, strokes, Rng::new(rng.seed, rng.step + 2 + way as u64))?;
+                for (row, (first, more)) in rows.iter_mut().zip(first.iter().zip(Drawn::all(&self.model, &more))) {
                     row.drawn.push(first.then(more));
                 }
                 observer.advance(n as u64);
@@ -229,19 +230,19 @@ impl Artist {
         observer: &dyn Observer,
     ) -> Result<Tensor> {
         const ROUNDS: u64 = 100;
+        let side = self.model.config.image;
         let mut images = vec![];
         for round in 0..ROUNDS {
             observer.go_on()?;
             let drawings = self.imagine(n, pen, heat, 1, Rng::new(!rng.seed, rng.step + round))?;
-            let shown = &drawings.states[0].shown;
+            let shown = drawings.canvases.reshape(&[n, side, side]);
             let drawn =
-                drawings.strokes().into_iter().enumerate().filter(|&(_, strokes)| strokes == 1 || round + 1 == ROUNDS);
+                drawings.counts().into_iter().enumerate().filter(|&(_, strokes)| strokes == 1 || round + 1 == ROUNDS);
             images.extend(drawn.take(n - images.len()).map(|(i, _)| shown.rows(i, 1)));
             if images.len() == n {
                 break;
             }
         }
-        let side = self.model.config.image;
         Ok(Tensor::stack(&images).reshape(&[n, side, side]))
     }
 
@@ -313,8 +314,8 @@ impl Artist {
         let pen = self.pens(drawings, pen)?;
         let tape = Tape::eval(&self.params);
         let steps = self.model.score(&tape, Scorer::Prior, x, &known, pen.as_ref())?;
-        let log_likelihood = x.map(|x| self.model.log_likelihood(x, &steps).value().to_f64());
-        let scored = Drawings::of(&self.model, log_likelihood.as_deref(), &steps);
+        let start = self.model.blank(self.device(), drawings.len());
+        let scored = Drawings::of(&self.model, &steps, x, &start);
         self.device().check()?;
         Ok(scored)
     }

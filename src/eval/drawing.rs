@@ -28,7 +28,7 @@
 //! Only `format`, `version` and `drawings`, and of a stroke `points` or `layout` with `latent`, must be there. Numbers are written so
 //! that reading them gives the same bits. Fields of later versions are passed over.
 
-use crate::{Error, Result, files, ops::Placement};
+use crate::{Error, Result, files, model::Model, ops::Placement};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -247,6 +247,11 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// That of a model's strokes.
+    pub fn of(model: &Model) -> Self {
+        Frame { placement: model.config.placement, side: model.config.image }
+    }
+
     /// The ratio of the two grids.
     fn grid(self) -> f64 {
         let side = self.side as f64;

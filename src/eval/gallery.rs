@@ -2,7 +2,7 @@
 
 use super::{
     drawing::{Drawing, DrawingFile},
-    drawings::Drawn,
+    drawn::Drawn,
 };
 use crate::{
     Result,

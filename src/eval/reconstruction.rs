@@ -1,15 +1,11 @@
 //! Reconstructions: the strokes that a model infers from images, as numbers and as pictures (section 11b of the model).
 
-use super::{
-    drawing::affine,
-    drawings::{Drawings, Drawn},
-    gallery::curves,
-};
+use super::{drawing::affine, drawn::Drawn, gallery::curves};
 use crate::{
     Observer, Params, Result, Tensor,
     figures::{Drawing, Grid, Kind, Tile, Window, strokes_svg},
     measure::{self, Score, Tally},
-    model::Model,
+    model::{Drawings, Model},
     rng::Rng,
 };
 use std::path::{Path, PathBuf};
@@ -60,11 +56,14 @@ pub fn reconstruct(
     let count = x.shape()[0];
     let mut best: Vec<(Tally, Option<Drawn>)> = vec![(Tally::new(), None); count];
     let images = |range: std::ops::Range<usize>| x.rows(range.start, range.len());
-    measure::draw((model, params), (count, &images), (particles, strokes), rng, observer, &mut |pass| {
-        let drawn = Drawings::of(model, Some(&pass.log_likelihood), &pass.steps).to_host();
-        for (i, (tally, best)) in best[pass.first..].iter_mut().take(pass.count()).enumerate() {
-            pass.tally(i, tally);
-            for row in pass.rows(i) {
+    measure::draw((model, params), (count, &images), (particles, strokes), rng, observer, &mut |round| {
+        let start = model.blank(params.device(), round.log_likelihood.len());
+        let drawings = Drawings::of(model, &round.steps, None, &start);
+        let log_likelihood = Some(round.log_likelihood.clone());
+        let drawn = Drawn::all(model, &Drawings { log_likelihood, ..drawings });
+        for (i, (tally, best)) in best[round.first..].iter_mut().take(round.count).enumerate() {
+            round.tally(i, tally);
+            for row in round.rows(i) {
                 if best.as_ref().is_none_or(|best| keep.value(best) < keep.value(&drawn[row])) {
                     *best = Some(drawn[row].clone());
                 }

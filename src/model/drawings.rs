@@ -77,10 +77,15 @@ impl Drawings {
         total(self.logp.as_ref().unwrap_or(&self.logq))
     }
 
+    /// log density of every drawing to the law that chose it, where another one scored: log q(z | x) of a recognition.
+    pub fn log_posterior(&self) -> Option<Vec<f64>> {
+        self.logp.as_ref().map(|_| total(&self.logq))
+    }
+
     /// log p(x, z) − log q(z | x) of every drawing, where an image was drawn and a prior scored.
     pub fn log_weight(&self) -> Option<Vec<f64>> {
-        let (likelihood, logp) = (self.log_likelihood.as_ref()?.to_f64(), total(self.logp.as_ref()?));
-        Some(likelihood.iter().zip(logp).zip(total(&self.logq)).map(|((l, p), q)| l + p - q).collect())
+        let (likelihood, logq) = (self.log_likelihood.as_ref()?.to_f64(), self.log_posterior()?);
+        Some(likelihood.iter().zip(self.log_prior()).zip(logq).map(|((l, p), q)| l + p - q).collect())
     }
 
     /// Some of the drawings, in the order of `which`; a number may occur again.

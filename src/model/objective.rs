@@ -7,7 +7,6 @@ use crate::{
         self,
         nvil::{self, Advantage},
     },
-    rng::Rng,
 };
 
 /// The running mean and variance of the learning signal, on the device, and whether they hold anything yet.
@@ -83,26 +82,5 @@ impl Model {
         let kl: Vec<Var> = steps.iter().map(Step::kl).collect();
         let weights = self.log_likelihood(&repeated, &steps) - ops::stack(&kl).sum_rows();
         weights.value().reshape(&[particles, x.shape()[0]])
-    }
-
-    /// The importance-weighted bound log p̂(x) in nats for every image of x `[B, H, W]` (section 11a), a few particles at a time.
-    pub fn log_marginal(&self, params: &Params, x: &Tensor, particles: usize, rng: Rng) -> Vec<f64> {
-        const AT_ONCE: usize = 128;
-        let b = x.shape()[0];
-        let mut bounds = Vec::with_capacity(b);
-        for image in 0..b {
-            let x = x.rows(image, 1);
-            let mut weights = vec![];
-            while weights.len() < particles {
-                let p = AT_ONCE.min(particles - weights.len());
-                let step = (rng.step * b as u64 + image as u64) * particles as u64 + weights.len() as u64;
-                let noise = Noise::draw(self, params.device(), p, Rng::new(rng.seed, step));
-                weights.extend(self.log_weights(params, &x, p, noise).to_f64());
-            }
-            let most = weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let sum: f64 = weights.iter().map(|w| (w - most).exp()).sum();
-            bounds.push(most + (sum / particles as f64).ln());
-        }
-        bounds
     }
 }
