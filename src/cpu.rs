@@ -3,8 +3,12 @@
 //! A binary is built for the oldest x86-64, yet its kernels should use AVX2 or AVX-512 where the processor has them. [`simd`]
 //! compiles its closure once for each level and picks one at run time. For that to reach the loops inside, everything below must
 //! be inlined: mark the closures and the functions they call `#[inline(always)]`.
+//!
+//! Loops over arrays are enough for most kernels. One whose sums have to stay in registers names them: it implements
+//! [`pulp::WithSimd`], is started by [`dispatch`], and works on the vectors of [`Lanes`].
 
 use crate::real::Real;
+use pulp::Simd;
 use rayon::prelude::*;
 use std::cell::Cell;
 
@@ -13,7 +17,7 @@ struct Kernel<F>(F);
 impl<R, F: FnOnce() -> R> pulp::WithSimd for Kernel<F> {
     type Output = R;
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) -> R {
+    fn with_simd<S: Simd>(self, _: S) -> R {
         (self.0)()
     }
 }
@@ -21,8 +25,120 @@ impl<R, F: FnOnce() -> R> pulp::WithSimd for Kernel<F> {
 /// Runs `kernel` compiled for the best instruction set of this processor.
 #[inline(always)]
 pub(crate) fn simd<R>(kernel: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(Kernel(kernel))
+    dispatch(Kernel(kernel))
 }
+
+/// As [`simd`], for a kernel that is to know the instruction set.
+#[inline(always)]
+pub(crate) fn dispatch<K: pulp::WithSimd>(kernel: K) -> K::Output {
+    pulp::Arch::new().dispatch(kernel)
+}
+
+/// Numbers of which the registers of an instruction set `S` hold several.
+pub(crate) trait Lanes: Real {
+    /// A register full of them.
+    type Vector<S: Simd>: Copy;
+
+    /// How many a register holds.
+    #[inline(always)]
+    fn lanes<S: Simd>() -> usize {
+        size_of::<Self::Vector<S>>() / size_of::<Self>()
+    }
+    /// `x` in every lane.
+    fn splat<S: Simd>(s: S, x: Self) -> Self::Vector<S>;
+    /// The first numbers of `from`; zeros where it is shorter than a vector.
+    fn load<S: Simd>(s: S, from: &[Self]) -> Self::Vector<S>;
+    /// Writes `v`, as much of it as finds room, to the start of `to`.
+    fn store<S: Simd>(s: S, to: &mut [Self], v: Self::Vector<S>);
+    /// a + b.
+    fn plus<S: Simd>(s: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    /// a · b + c; rounded once where the processor can.
+    fn mul_plus<S: Simd>(s: S, a: Self::Vector<S>, b: Self::Vector<S>, c: Self::Vector<S>) -> Self::Vector<S>;
+    /// `v` where `gate` is positive, else 0.
+    fn where_positive<S: Simd>(s: S, gate: Self::Vector<S>, v: Self::Vector<S>) -> Self::Vector<S>;
+    /// Moves every lane down by `n` lanes, the first `n` to the end.
+    fn rotate<S: Simd>(s: S, v: Self::Vector<S>, n: usize) -> Self::Vector<S>;
+    /// The sum of the lanes.
+    fn total<S: Simd>(s: S, v: Self::Vector<S>) -> Self;
+}
+
+macro_rules! lanes {
+    ($t:ident, $vector:ident, $split:ident, $split_mut:ident, $load:ident, $store:ident, $splat:ident, $add:ident, $mul_add:ident,
+     $greater:ident, $select:ident, $rotate:ident, $total:ident) => {
+        impl Lanes for $t {
+            type Vector<S: Simd> = S::$vector;
+            #[inline(always)]
+            fn splat<S: Simd>(s: S, x: Self) -> S::$vector {
+                s.$splat(x)
+            }
+            #[inline(always)]
+            fn load<S: Simd>(s: S, from: &[Self]) -> S::$vector {
+                match S::$split(from).0.first() {
+                    Some(&full) => full,
+                    None => s.$load(from),
+                }
+            }
+            #[inline(always)]
+            fn store<S: Simd>(s: S, to: &mut [Self], v: S::$vector) {
+                match S::$split_mut(to).0.first_mut() {
+                    Some(full) => *full = v,
+                    None => s.$store(to, v),
+                }
+            }
+            #[inline(always)]
+            fn plus<S: Simd>(s: S, a: S::$vector, b: S::$vector) -> S::$vector {
+                s.$add(a, b)
+            }
+            #[inline(always)]
+            fn mul_plus<S: Simd>(s: S, a: S::$vector, b: S::$vector, c: S::$vector) -> S::$vector {
+                s.$mul_add(a, b, c)
+            }
+            #[inline(always)]
+            fn where_positive<S: Simd>(s: S, gate: S::$vector, v: S::$vector) -> S::$vector {
+                let zero = s.$splat(0.0);
+                s.$select(s.$greater(gate, zero), v, zero)
+            }
+            #[inline(always)]
+            fn rotate<S: Simd>(s: S, v: S::$vector, n: usize) -> S::$vector {
+                s.$rotate(v, n)
+            }
+            #[inline(always)]
+            fn total<S: Simd>(s: S, v: S::$vector) -> Self {
+                s.$total(v)
+            }
+        }
+    };
+}
+lanes!(
+    f32,
+    f32s,
+    as_simd_f32s,
+    as_mut_simd_f32s,
+    partial_load_f32s,
+    partial_store_f32s,
+    splat_f32s,
+    add_f32s,
+    mul_add_e_f32s,
+    greater_than_f32s,
+    select_f32s,
+    rotate_left_f32s,
+    reduce_sum_f32s
+);
+lanes!(
+    f64,
+    f64s,
+    as_simd_f64s,
+    as_mut_simd_f64s,
+    partial_load_f64s,
+    partial_store_f64s,
+    splat_f64s,
+    add_f64s,
+    mul_add_e_f64s,
+    greater_than_f64s,
+    select_f64s,
+    rotate_left_f64s,
+    reduce_sum_f64s
+);
 
 /// Calls `kernel(i, row i of out)` for all rows of `row` elements, in parallel, at least `together` rows per task.
 #[inline(always)]
