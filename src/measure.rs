@@ -119,7 +119,8 @@ pub(crate) fn draw(
             let rows = particles * count;
             let x = x.reshape(&[&[rows], &images.shape()[1..]].concat());
             let noise = Noise::for_strokes(model, params.device(), (strokes, rows), Rng::new(rng.seed, pass_number));
-            let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, watch: false };
+            let pass =
+                Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, hold: false, watch: false };
             let tape = Tape::eval(params);
             let steps = model.recognise(&tape, &x, &pass);
             let log_likelihood = model.log_likelihood(&x, &steps).value();

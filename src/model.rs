@@ -21,7 +21,7 @@ mod renderer;
 mod state;
 mod view;
 
-pub use config::{Config, Variant};
+pub use config::{Config, Stop, Variant};
 pub use draw::{Pass, Scorer, Step};
 pub use drawings::Drawings;
 pub use eyes::{Call, Dropout};
@@ -41,8 +41,8 @@ use renderer::Renderer;
 use view::Recall;
 
 /// Learning-rate groups of the parameters. Section 9 trains the on/off posterior at the model's rate; the reference meant to give
-/// it one of its own.
-pub const GROUPS: [&str; 3] = ["model", "baseline", "onoff"];
+/// it a rate of its own. The likelihood's scale is no network and has far to go.
+pub const GROUPS: [&str; 4] = ["model", "baseline", "onoff", "scale"];
 
 /// All networks of a model: parameter ids and sizes, no values (those are in a [`Params`]).
 pub struct Model {
@@ -56,7 +56,8 @@ pub struct Model {
     pens: Option<Pens>,
     prior: Law,
     renderer: Renderer,
-    baseline: Baseline,
+    /// Where the decision to stop needs one.
+    baseline: Option<Baseline>,
     raw_scale: ParamId,
 }
 
@@ -91,6 +92,7 @@ impl Model {
             residual_cnn: (choices.sight != Sight::Target).then(|| parts.cnn("residual_cnn")),
             see_the_work: choices.sight != Sight::Target,
             dropout: c.dropout,
+            square: c.image / c.seen(),
         };
         let layout_memory = match choices.posterior {
             Posterior::Apart => parts.recall("layout_gru", choices.layout_memory()),
@@ -104,10 +106,12 @@ impl Model {
         let settings =
             RenderSettings { placement: c.placement, side: c.image, samples: c.samples, norm_floor: c.norm_floor };
         parts.p.group(1);
-        let memory = parts.recall("baseline_gru", choices.baseline());
-        let sizes = (c.baseline_hidden, c.baseline_layers);
-        let baseline = Baseline { memory, regressor: parts.mlp("baseline", c.hidden, sizes, LastLayer::Random(1)) };
-        parts.p.group(0);
+        let baseline = (c.stop == Stop::Nvil).then(|| {
+            let memory = parts.recall("baseline_gru", choices.baseline());
+            let sizes = (c.baseline_hidden, c.baseline_layers);
+            Baseline { memory, regressor: parts.mlp("baseline", c.hidden, sizes, LastLayer::Random(1)) }
+        });
+        parts.p.group(3);
         let raw_scale = parts.p.scope("likelihood", |p| p.add("raw_scale", &[c.image, c.image], |_| 0.0));
         let renderer = Renderer { settings, decoder };
         Ok(Model {

@@ -1,6 +1,7 @@
 //! One file per op: maths, shapes, CPU code, backward and cost side by side.
 
 // The usual.
+mod average_pool;
 mod conv_pair;
 mod dropout_linear;
 mod elementwise;
@@ -27,6 +28,7 @@ mod log_mean_exp;
 mod mixture;
 pub mod nvil;
 mod onoff;
+mod prefix_bound;
 mod squash;
 
 // Random tensors; rows that take part; how products are cut on a GPU.
@@ -45,6 +47,7 @@ pub use likelihood::{Likelihood, residual_ratio};
 pub use linear::Activation;
 pub use mixture::mixture_sample;
 pub use onoff::sample_onoff;
+pub use prefix_bound::prefix_bound;
 pub use render_stroke::{Placement, RenderSettings, render_stroke};
 pub use shape::{concat, stack};
 pub use squash::{Range, Squash};

@@ -9,12 +9,37 @@ use crate::{
 };
 use rayon::prelude::*;
 
+/// How learning rates change in the course of a run: they rise linearly, and fall as half a cosine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Schedule {
+    /// Updates over which they rise.
+    pub warmup: u64,
+    /// Updates after which they have fallen.
+    pub updates: u64,
+    /// The part that is left then; 1 for no fall.
+    pub end: f64,
+}
+
+impl Schedule {
+    /// They stay what they are.
+    pub const CONSTANT: Schedule = Schedule { warmup: 0, updates: 1, end: 1.0 };
+
+    /// What rates are multiplied with in an update, counted from 1:
+    /// min(1, update / warmup) · (end + (1 − end)·½(1 + cos(π·min(1, update / updates)))).
+    pub fn factor(&self, update: u64) -> f64 {
+        let part = |of: u64| if of == 0 { 1.0 } else { (update as f64 / of as f64).min(1.0) };
+        let fall = 0.5 * (1.0 + (std::f64::consts::PI * part(self.updates)).cos());
+        part(self.warmup) * (self.end + (1.0 - self.end) * fall)
+    }
+}
+
 /// Adam (Kingma & Ba, 2015) without weight decay: β₁ = 0.9, β₂ = 0.999, ε = 1e-8 as in section 9 of the specification.
 pub struct Adam {
     m: Tensor,
     v: Tensor,
     step: u64,
     rates: Vec<f64>,
+    schedule: Schedule,
 }
 
 impl Adam {
@@ -23,7 +48,12 @@ impl Adam {
         let groups = params.specs().iter().map(|s| s.group + 1).max().unwrap_or(0);
         assert!(groups <= rates.len(), "adam: {groups} groups but {} learning rates", rates.len());
         let zeros = || Tensor::zeros(params.device(), params.slab().shape());
-        Adam { m: zeros(), v: zeros(), step: 0, rates: rates.to_vec() }
+        Adam { m: zeros(), v: zeros(), step: 0, rates: rates.to_vec(), schedule: Schedule::CONSTANT }
+    }
+
+    /// The same with rates that change.
+    pub fn with_schedule(self, schedule: Schedule) -> Self {
+        Adam { schedule, ..self }
     }
 
     /// How many updates were made.
@@ -47,7 +77,7 @@ impl Adam {
         (self.m, self.v, self.step) = (m, v, step);
     }
 
-    /// One update: with t the number of updates including this one,
+    /// One update: with t the number of updates including this one, and rates as the schedule has them,
     /// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p − rate · (m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε).
     pub fn step(&mut self, params: &mut Params, grads: &Grads) {
         self.step_if(params, grads, None);
@@ -58,6 +88,7 @@ impl Adam {
     pub(crate) fn step_if(&mut self, params: &mut Params, grads: &Grads, healthy: Option<&Tensor>) {
         self.step += 1;
         let t = self.step as f64;
+        let factor = self.schedule.factor(self.step);
         let (correct1, correct2) = (1.0 / (1.0 - BETA1.powf(t)), 1.0 / (1.0 - BETA2.powf(t)));
         let specs = params.specs().to_vec();
         let device = params.device().clone();
@@ -66,7 +97,7 @@ impl Adam {
             let (p, g) = (params.slab_mut::<T>(), grads.slab().slice::<T>());
             for run in specs.chunk_by(|a, b| a.group == b.group) {
                 let range = run[0].range().start..run[run.len() - 1].range().end;
-                let rate = T::of(self.rates[run[0].group] * correct1);
+                let rate = T::of(self.rates[run[0].group] * factor * correct1);
                 let (b1, b2, c2, eps) = (T::of(BETA1), T::of(BETA2), T::of(correct2), T::of(EPS));
                 let (a1, a2) = (T::of(1.0 - BETA1), T::of(1.0 - BETA2));
                 let blocks = p[range.clone()].par_chunks_mut(cpu::BLOCK).zip(g[range.clone()].par_chunks(cpu::BLOCK));
@@ -82,6 +113,7 @@ impl Adam {
                 });
             }
         }, gpu => {
+            let Schedule { warmup, updates, end } = self.schedule;
             for run in specs.chunk_by(|a, b| a.group == b.group) {
                 let range = run[0].range().start..run[run.len() - 1].range().end;
                 let part = |slab: &Tensor| slab.window(range.start, &[range.len()]);
@@ -89,6 +121,7 @@ impl Adam {
                 let rate = Arg::Real(self.rates[run[0].group]);
                 let arguments = args![
                     &g, Arg::input(healthy), p.out(), m.out(), v.out(), range.len(), rate, Arg::Wide(self.step), Arg::Words(gpu.clock()),
+                    Arg::Wide(warmup), Arg::Wide(updates), Arg::Real(end),
                 ];
                 gpu.launch("adam", "adam", Launch::elements(range.len()), arguments);
             }
@@ -100,6 +133,17 @@ impl Adam {
 mod tests {
     use super::*;
     use crate::{Device, ParamsBuilder, Tape, ops::Activation, ops::concat};
+
+    #[test]
+    fn rates_rise_and_fall() {
+        let schedule = Schedule { warmup: 10, updates: 100, end: 0.01 };
+        let near = |update: u64, wanted: f64| assert!((schedule.factor(update) - wanted).abs() < 1e-3, "{update}");
+        near(5, 0.5 * schedule.factor(10));
+        near(50, 0.505);
+        near(100, 0.01);
+        near(1000, 0.01);
+        assert_eq!([1, 7, 500_001].map(|update| Schedule::CONSTANT.factor(update)), [1.0; 3]);
+    }
 
     #[test]
     fn adam_learns_xor() {

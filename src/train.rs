@@ -8,30 +8,32 @@ mod captured;
 mod folder;
 mod memory;
 mod options;
+mod report;
 mod run;
 
 pub use crate::measure::pixels;
 pub use options::{Options, Overrides, Plan, Resume};
+pub use report::Report;
 pub use run::{Ended, run};
 
 use crate::{
-    Device, Error, Grads, Params, Result, Tape, Tensor, Var,
+    Device, Error, Grads, Params, Result, Tape, Tensor,
     checkpoint::{self, Checkpoint, Progress},
     cpu,
     data::{Fit, Images, Invert, Set, Source},
     device::on_device,
     files::quoted,
     model::{
-        Config, Dropout, Each, GROUPS, Model, Noise, Pass, Start, Step,
-        objective::{Loss, Running},
+        Config, Dropout, GROUPS, Model, Noise, Start,
+        objective::{Running, Terms},
     },
     ops::Placement,
-    optim::Adam,
+    optim::{Adam, Schedule},
     real::Real,
     rng::{Rng, Stream},
 };
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::{
     cell::RefCell,
     fmt,
@@ -45,6 +47,8 @@ pub enum Preset {
     /// [`Config::quick`] for 3,600 steps: minutes on a laptop.
     #[default]
     Quick,
+    /// [`Config::hour`] for 8,000 steps: published quality in an hour on a laptop.
+    Hour,
     /// [`Config::paper`] for 500,001 steps, as published.
     Paper,
 }
@@ -54,6 +58,7 @@ impl Preset {
     pub fn config(self, placement: Placement) -> Config {
         match self {
             Preset::Quick => Config::quick(placement),
+            Preset::Hour => Config::hour(placement),
             Preset::Paper => Config::paper(placement),
         }
     }
@@ -62,30 +67,60 @@ impl Preset {
     /// reference did there; the quick model learns fast enough to give up drawing before it can draw, so it starts eagerly everywhere.
     pub fn settings(self, source: &Source) -> Settings {
         let omniglot = matches!(source, Source::Synthetic | Source::Public { set: Set::Omniglot, .. });
-        let quick = self == Preset::Quick;
-        Settings {
+        let paper = Settings {
             data: source.clone(),
             fit: Fit::default(),
             invert: Invert::default(),
             preset: self,
-            steps: if quick { 3_600 } else { 500_001 },
-            batch: if quick { 32 } else { 64 },
+            steps: 500_001,
+            batch: 64,
             seed: 0,
-            rates: if quick { [1e-3, 1e-3, 5e-5] } else { [1e-4, 1e-3, 1e-4] },
-            eager: quick || omniglot,
+            rates: [1e-4, 1e-3, 1e-4, 1e-4],
+            warmup: 0,
+            decay: 1.0,
+            eager: omniglot,
             faint: omniglot,
             images: 0,
             digest: String::new(),
-            log_every: if quick { 10 } else { 100 },
-            picture_every: if quick { 500 } else { 5_000 },
-            checkpoint_every: if quick { 500 } else { 5_000 },
+            log_every: 100,
+            picture_every: 5_000,
+            checkpoint_every: 5_000,
+        };
+        match self {
+            Preset::Paper => paper,
+            Preset::Hour => Settings {
+                steps: 8_000,
+                rates: [1e-3, 1e-3, 1e-4, 2e-2],
+                warmup: 200,
+                decay: 0.01,
+                eager: true,
+                faint: false,
+                log_every: 20,
+                picture_every: 500,
+                checkpoint_every: 500,
+                ..paper
+            },
+            Preset::Quick => Settings {
+                steps: 3_600,
+                batch: 32,
+                rates: [1e-3, 1e-3, 5e-5, 1e-3],
+                eager: true,
+                log_every: 10,
+                picture_every: 500,
+                checkpoint_every: 500,
+                ..paper
+            },
         }
     }
 }
 
 impl fmt::Display for Preset {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(if *self == Preset::Quick { "quick" } else { "paper" })
+        f.write_str(match self {
+            Preset::Quick => "quick",
+            Preset::Hour => "hour",
+            Preset::Paper => "paper",
+        })
     }
 }
 
@@ -108,8 +143,15 @@ pub struct Settings {
     pub batch: usize,
     /// Key of all random numbers.
     pub seed: u64,
-    /// Learning rates of [`GROUPS`].
+    /// Learning rates of [`GROUPS`]. Runs of before had one less: the scale's was the model's.
+    #[serde(deserialize_with = "rates")]
     pub rates: [f64; GROUPS.len()],
+    /// Updates over which the learning rates rise at first.
+    #[serde(default)]
+    pub warmup: u64,
+    /// The part of the learning rates that is left at the end of the run, to which they fall as half a cosine; 1 for no fall.
+    #[serde(default = "one")]
+    pub decay: f64,
     /// Begin by drawing almost every stroke ([`Start::eager`]).
     pub eager: bool,
     /// Begin with thin, faint strokes ([`Start::faint`]).
@@ -126,6 +168,28 @@ pub struct Settings {
     pub picture_every: u64,
     /// Updates between checkpoints.
     pub checkpoint_every: u64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn rates<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<[f64; GROUPS.len()], D::Error> {
+    let mut rates = Vec::<f64>::deserialize(from)?;
+    if rates.len() == GROUPS.len() - 1 {
+        rates.push(rates[0]);
+    }
+    let count = rates.len();
+    rates
+        .try_into()
+        .map_err(|_| D::Error::custom(format!("there are {count} rates; wanted one for each of {}", GROUPS.join(", "))))
+}
+
+impl Settings {
+    /// How the learning rates change.
+    fn schedule(&self) -> Schedule {
+        Schedule { warmup: self.warmup, updates: self.steps, end: self.decay }
+    }
 }
 
 /// Stream of the order of images; the step of its [`Rng`] is the epoch.
@@ -147,85 +211,6 @@ pub struct Trainer {
     on_gpu: Option<captured::OnGpu>,
 }
 
-/// The numbers of a [`Report`], each once: fields, names, and values in their order.
-macro_rules! report {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Numbers of one update: means over the batch, in nats where they are densities.
-        #[derive(Clone, Copy, Debug, PartialEq)]
-        pub struct Report {
-            $($(#[$doc])* pub $name: f32,)*
-        }
-
-        impl Report {
-            /// The names of [`Report::values`].
-            pub const NAMES: [&str; [$(stringify!($name)),*].len()] = [$(stringify!($name)),*];
-
-            /// All numbers, in the order of [`Report::NAMES`].
-            pub fn values(&self) -> [f32; Self::NAMES.len()] {
-                [$(self.$name),*]
-            }
-
-            /// The numbers in the order of [`Report::NAMES`].
-            fn of_values(values: [f32; Self::NAMES.len()]) -> Self {
-                let [$($name),*] = values;
-                Report { $($name),* }
-            }
-        }
-    };
-}
-
-report! {
-    /// What was minimised.
-    loss,
-    /// Evidence lower bound.
-    elbo,
-    /// log p(x | canvas).
-    log_likelihood,
-    /// log q − log p of the on/off decisions, summed over an image.
-    kl_onoff,
-    /// The same of the layouts.
-    kl_layout,
-    /// The same of the strokes.
-    kl_stroke,
-    /// Strokes per image.
-    strokes,
-    /// Posterior probability of drawing on, where it was still open.
-    onoff_probability,
-    /// Squared error of the baseline.
-    baseline_term,
-    /// The REINFORCE term.
-    score_term,
-    /// Euclidean norm of the gradient of all parameters.
-    gradient_norm,
-}
-
-impl Report {
-    fn new(loss: &Loss, steps: &[Step], gradient_norm: f64) -> Self {
-        let sum = |t: Tensor| t.to_f64().iter().sum::<f64>();
-        let images = loss.elbo.value().len() as f64;
-        let over_steps = |part: &dyn Fn(&Step) -> Tensor| steps.iter().map(|s| sum(part(s))).sum::<f64>();
-        let mean = |total: f64| (total / images) as f32;
-        // The posterior's probability is already 0 where the drawing had stopped before.
-        let (probability, open) = (over_steps(&|s| s.onoff_prob.value()), over_steps(&|s| s.mask.value()));
-        let kl = |of: fn(Each<Var>) -> Var| {
-            mean(over_steps(&|s| of(s.logq).value()) - over_steps(&|s| of(s.scored()).value()))
-        };
-        Report {
-            loss: loss.loss.value().item() as f32,
-            elbo: mean(sum(loss.elbo.value())),
-            log_likelihood: mean(sum(loss.log_likelihood.value())),
-            kl_onoff: kl(|each| each.onoff),
-            kl_layout: kl(|each| each.layout),
-            kl_stroke: kl(|each| each.stroke),
-            strokes: mean(over_steps(&|s| s.after.z.onoff.value())),
-            onoff_probability: (probability / open) as f32,
-            baseline_term: mean(sum(loss.baseline_term.value())),
-            score_term: mean(sum(loss.score_term.value())),
-            gradient_norm: gradient_norm as f32,
-        }
-    }
-}
-
 impl Trainer {
     /// A new run with fresh parameters.
     ///
@@ -244,7 +229,7 @@ impl Trainer {
         let start = Start { seed: settings.seed, eager: settings.eager, faint: settings.faint };
         let (model, params) = Model::new(config, start, device)?;
         let running = Running { statistics: Tensor::zeros(device, &[2]), iteration: 0 };
-        let adam = Adam::new(&params, &settings.rates);
+        let adam = Adam::new(&params, &settings.rates).with_schedule(settings.schedule());
         Ok(Self::assemble(model, params, adam, running, settings, images))
     }
 
@@ -279,7 +264,7 @@ impl Trainer {
         settings.digest = found;
         check(&settings, &images, checkpoint.config())?;
         let (model, params) = checkpoint.model(device)?;
-        let mut adam = Adam::new(&params, &settings.rates);
+        let mut adam = Adam::new(&params, &settings.rates).with_schedule(settings.schedule());
         let running = checkpoint.resume(&params, &mut adam)?;
         Ok(Self::assemble(model, params, adam, running, settings, images))
     }
@@ -355,9 +340,8 @@ impl Trainer {
         let x = pixels(&self.images, chosen.into_iter().map(|i| i as usize), self.params.device());
         let rng = Rng::new(self.settings.seed, self.running.iteration);
         let noise = Noise::draw(&self.model, self.params.device(), x.shape()[0], rng);
-        let pass = Pass { noise, dropout: Dropout::Random(rng), skip_stopped: true, baseline: true, watch: false };
         let tape = Tape::new(&self.params);
-        let steps = self.model.recognise(&tape, &x, &pass);
+        let steps = self.model.recognise(&tape, &x, &self.model.lesson(noise, Dropout::Random(rng)));
         let loss = self.model.loss(&x, &steps, &self.running);
         if !loss.loss.value().is_finite() {
             return Err(self.not_finite(self.culprit(&tape)));
@@ -370,8 +354,12 @@ impl Trainer {
             let name = self.params.specs().iter().find(bad).map_or("a parameter", |spec| &spec.name);
             return Err(self.not_finite(format!("the gradient of {name}")));
         }
-        let report = Report::new(&loss, &steps, norm);
-        let statistics = loss.nvil.running.clone();
+        let sum = |terms: Terms| -> f64 {
+            terms.iter().map(|(sign, value)| sign * value.value().to_f64().iter().sum::<f64>()).sum()
+        };
+        let totals = self.model.totals(&loss, &steps).map(sum);
+        let report = Report::new(loss.loss.value().item(), norm, &totals, x.shape()[0]);
+        let statistics = loss.nvil.as_ref().map_or(&self.running.statistics, |nvil| &nvil.advantage.running).clone();
         drop(tape);
         self.adam.step(&mut self.params, &self.grads);
         self.running = Running { statistics, iteration: self.running.iteration + 1 };
@@ -438,7 +426,7 @@ fn check(settings: &Settings, images: &Images, config: &Config) -> Result<()> {
 /// The part of [`check`] for which no images are needed.
 fn check_settings(settings: &Settings) -> Result<()> {
     let wrong = |what: String| Err(Error::Usage(what));
-    let Settings { batch, steps, rates, .. } = settings;
+    let Settings { batch, steps, rates, decay, .. } = settings;
     if *batch == 0 || *steps == 0 {
         return wrong(format!("batch is {batch} and steps is {steps}: both must be at least 1"));
     }
@@ -447,6 +435,9 @@ fn check_settings(settings: &Settings) -> Result<()> {
     }
     if !rates.iter().all(|r| *r > 0.0 && r.is_finite()) {
         return wrong(format!("the learning rates are {rates:?}: they must be positive numbers"));
+    }
+    if !(0.0..=1.0).contains(decay) {
+        return wrong(format!("decay is {decay}: it is a part of the learning rates, from 0 to 1"));
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use dood::{
 use std::path::Path;
 
 fn settings() -> Settings {
-    Settings { batch: 4, seed: 3, rates: [1e-3; 3], ..Preset::Quick.settings(&Source::Synthetic) }
+    Settings { batch: 4, seed: 3, rates: [1e-3; 4], ..Preset::Quick.settings(&Source::Synthetic) }
 }
 
 /// Epochs of five whole batches and a partial one.

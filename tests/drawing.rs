@@ -101,7 +101,7 @@ fn imagine(model: &Model, params: &Params, start: &State<Tensor>, noise: &Noise)
 }
 
 fn recognise(model: &Model, params: &Params, x: &Tensor, noise: Noise) -> Drawings {
-    let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, watch: false };
+    let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, hold: false, watch: false };
     let tape = Tape::eval(params);
     let steps = model.recognise(&tape, x, &pass);
     Drawings::of(model, &steps, Some(x), &model.blank(params.device(), x.shape()[0]))

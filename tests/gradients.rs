@@ -16,7 +16,7 @@ use dood::{
     Device, Grads, Params, Slot, Tape, Tensor, Var,
     gradcheck::gradcheck,
     model::{
-        Call, Config, Dropout, Model, Noise, Pass, Start, Step,
+        Call, Config, Dropout, Model, Noise, Pass, Start, Step, Stop,
         Variant::{self, Air, Dair, Dood, Dr, Eg, Sp},
         objective::{Loss, Running},
     },
@@ -57,6 +57,16 @@ fn config((variant, placement): (Variant, Placement), strokes: usize) -> Config 
     Config { likelihood, baseline_hidden: 5, ..sizes.with_variant(variant) }
 }
 
+/// Every model with the sampled decision to stop; and with the exact one, seen at half the resolution, with a price for strokes.
+fn ways_to_learn(strokes: usize) -> Vec<(String, Config)> {
+    let of = |kind| {
+        let sampled = config(kind, strokes);
+        let exact = Config { stop: Stop::Exact, view: Some(6), price: 1.5, ..sampled.clone() };
+        [(format!("{kind:?}"), sampled), (format!("{kind:?}, exact stop"), exact)]
+    };
+    MODELS.into_iter().flat_map(of).collect()
+}
+
 /// A model whose last layers are random, too: as initialised, their zero weights keep every gradient from the layers before.
 fn model(config: &Config, device: &Device) -> (Model, Params) {
     let (model, mut params) = Model::new(config, Start::new(1), device).unwrap();
@@ -82,7 +92,7 @@ fn pass(model: &Model, device: &Device, batch: usize, dropout: Dropout, skip_sto
         onoff_u: Tensor::from_f64(device, &[t, batch], &u),
         ..Noise::draw(model, device, batch, Rng::new(6, model.config.variant as u64))
     };
-    Pass { noise, dropout, skip_stopped, baseline: true, watch: false }
+    Pass { noise, dropout, skip_stopped, baseline: true, hold: model.config.stop == Stop::Exact, watch: false }
 }
 
 fn given_masks(model: &Model, device: &Device) -> Dropout {
@@ -272,8 +282,8 @@ fn gradients_reach_earlier_strokes_through_states_and_the_last_canvas() {
 fn the_training_loss_has_the_gradient_of_its_finite_differences() {
     let device = Device::cpu_f64();
     let x = images(&device, BATCH, 12);
-    for kind in MODELS {
-        let (model, params) = model(&config(kind, 3), &device);
+    for (kind, config) in ways_to_learn(3) {
+        let (model, params) = model(&config, &device);
         for (dropout, masks) in [(Dropout::Off, "no"), (given_masks(&model, &device), "given")] {
             for skip in [false, true] {
                 let pass = pass(&model, &device, BATCH, dropout.clone(), skip);
@@ -289,7 +299,7 @@ fn the_training_loss_has_the_gradient_of_its_finite_differences() {
                         train_loss(&tape, &model, &x, &pass).loss.value().item()
                     },
                 );
-                assert!(error < LIMIT, "{kind:?}, {masks} dropout, skip {skip}: {name} is wrong by {error:e}");
+                assert!(error < LIMIT, "{kind}, {masks} dropout, skip {skip}: {name} is wrong by {error:e}");
             }
         }
     }
@@ -300,8 +310,8 @@ fn the_training_loss_has_the_gradient_of_its_finite_differences() {
 fn a_planted_error_of_the_training_loss_is_caught() {
     let device = Device::cpu_f64();
     let x = images(&device, BATCH, 12);
-    for kind in MODELS {
-        let (model, params) = model(&config(kind, 3), &device);
+    for (kind, config) in ways_to_learn(3) {
+        let (model, params) = model(&config, &device);
         let pass = pass(&model, &device, BATCH, Dropout::Off, true);
         let recorded = Tape::new(&params);
         let mut grads = Grads::zeros(&params);
@@ -315,7 +325,7 @@ fn a_planted_error_of_the_training_loss_is_caught() {
                 train_loss(&tape, &model, &x, &pass).loss.value().item()
             };
             let (error, _) = worst_error((&model, &params), &grads, |n| n == name, frozen);
-            assert!(error > 100.0 * LIMIT, "{kind:?}: {name} is wrong by {error:e}, which nobody noticed");
+            assert!(error > 100.0 * LIMIT, "{kind}: {name} is wrong by {error:e}, which nobody noticed");
         }
     }
 }
@@ -323,8 +333,8 @@ fn a_planted_error_of_the_training_loss_is_caught() {
 #[test]
 fn every_parameter_gets_a_gradient() {
     for device in [Device::cpu(), Device::cpu_f64()] {
-        for kind in MODELS {
-            let config = Config { norm_floor: 1e-4, ..config(kind, 3) };
+        for (kind, config) in ways_to_learn(3) {
+            let config = Config { norm_floor: 1e-4, ..config };
             let (model, params) = model(&config, &device);
             let pass = pass(&model, &device, BATCH, Dropout::Random(Rng::new(4, 0)), true);
             let tape = Tape::new(&params);
@@ -333,10 +343,10 @@ fn every_parameter_gets_a_gradient() {
             let zero = |name: &str| grads.get(params.find(name).unwrap()).to_f64().iter().all(|&g| g == 0.0);
             let without: Vec<&str> = params.specs().iter().map(|s| s.name.as_str()).filter(|n| zero(n)).collect();
             // The target of Difference-AIR enters the baseline only, whose inputs are constants (section 12.2).
-            let unreached = |name: &&str| kind.0 == Dair && name.starts_with("image_cnn.");
+            let unreached = |name: &&str| config.variant == Dair && name.starts_with("image_cnn.");
             let expected: Vec<&str> = params.specs().iter().map(|s| s.name.as_str()).filter(unreached).collect();
-            assert_eq!(without, expected, "{kind:?}, {:?}: parameters without a gradient", device.dtype());
-            assert!(grads.slab().is_finite(), "{kind:?}: a gradient is not finite");
+            assert_eq!(without, expected, "{kind}, {:?}: parameters without a gradient", device.dtype());
+            assert!(grads.slab().is_finite(), "{kind}: a gradient is not finite");
         }
     }
 }
@@ -344,8 +354,8 @@ fn every_parameter_gets_a_gradient() {
 #[test]
 fn leaving_out_stopped_images_changes_neither_loss_nor_gradients() {
     let device = Device::cpu_f64();
-    for kind in MODELS {
-        let config = Config { norm_floor: 1e-4, ..config(kind, 3) };
+    for (kind, config) in ways_to_learn(3) {
+        let config = Config { norm_floor: 1e-4, ..config };
         let (model, params) = model(&config, &device);
         let run = |skip: bool| {
             let pass = pass(&model, &device, BATCH, Dropout::Random(Rng::new(4, 0)), skip);
@@ -356,14 +366,55 @@ fn leaving_out_stopped_images_changes_neither_loss_nor_gradients() {
             (loss.loss.value().item(), grads)
         };
         let ((all, all_grads), (some, some_grads)) = (run(false), run(true));
-        assert!((all - some).abs() <= 1e-12 * all.abs(), "{kind:?}: loss {all} and {some}");
+        assert!((all - some).abs() <= 1e-12 * all.abs(), "{kind}: loss {all} and {some}");
         for spec in params.specs() {
             let id = params.find(&spec.name).unwrap();
             let (all, some) = (all_grads.get(id).to_f64(), some_grads.get(id).to_f64());
             let size = all.iter().fold(0.0f64, |most, g| most.max(g.abs()));
             let apart = all.iter().zip(&some).fold(0.0f64, |most, (a, b)| most.max((a - b).abs()));
-            assert!(apart <= 1e-12 * size, "{kind:?}: {} differs by {apart:e} of {size:e}", spec.name);
+            assert!(apart <= 1e-12 * size, "{kind}: {} differs by {apart:e} of {size:e}", spec.name);
         }
+    }
+}
+
+/// With q(n) the probability to stop after n strokes and f_n what is sampled then, Σ_n q(n)·∇f_n + f_n·∇q(n): the mean over all
+/// outcomes of what the score-function estimator would make of each.
+#[test]
+fn the_exact_gradient_is_the_mean_of_the_sampled_one_over_all_outcomes() {
+    let device = Device::cpu_f64();
+    let strokes = 4;
+    for kind in MODELS {
+        let config = Config { stop: Stop::Exact, norm_floor: 1e-4, ..config(kind, strokes) };
+        let (model, params) = model(&config, &device);
+        let x = images(&device, 1, 12);
+        let held = pass(&model, &device, 1, Dropout::Off, true);
+        let tape = Tape::new(&params);
+        let mut exact = Grads::zeros(&params);
+        let loss = train_loss(&tape, &model, &x, &held);
+        tape.backward(loss.elbo.sum(), &mut exact);
+
+        let (mut chance, mut bound) = (0.0, 0.0);
+        let mut mean = vec![0.0; params.slab().len()];
+        for ends in 0..=strokes {
+            let u: Vec<f64> = (0..strokes).map(|t| if t < ends { 0.0 } else { 1.0 - 1e-15 }).collect();
+            let noise = Noise { onoff_u: Tensor::from_f64(&device, &[strokes, 1], &u), ..held.noise.clone() };
+            let tape = Tape::new(&params);
+            let steps = model.recognise(&tape, &x, &Pass { noise, hold: false, baseline: false, ..held.clone() });
+            let sampled = elbo(&model, &x, &steps);
+            let logq = steps.iter().map(|s| s.logq.onoff).reduce(|a, b| a + b).unwrap().sum();
+            let q = logq.value().item().exp();
+            chance += q;
+            bound += q * sampled.value().item();
+            let mut grads = Grads::zeros(&params);
+            tape.backward(sampled + sampled.detach() * logq, &mut grads);
+            mean.iter_mut().zip(grads.slab().to_f64()).for_each(|(mean, g)| *mean += q * g);
+        }
+        assert!((chance - 1.0).abs() < 1e-12, "{kind:?}: the outcomes have {chance} together");
+        let found = loss.elbo.value().item();
+        assert!((found - bound).abs() < 1e-9 * bound.abs(), "{kind:?}: {found} instead of {bound}");
+        let size = mean.iter().fold(0.0f64, |most, g| most.max(g.abs()));
+        let off = exact.slab().to_f64().iter().zip(&mean).fold(0.0f64, |most, (a, b)| most.max((a - b).abs()));
+        assert!(off < 1e-9 * size, "{kind:?}: off by {off:e} of {size:e}");
     }
 }
 
@@ -380,7 +431,7 @@ fn a_training_step_has_the_same_bits_on_one_and_on_two_threads() {
             pool.install(|| {
                 let (model, mut params) = model(&config, &device);
                 let pass = pass(&model, &device, batch, Dropout::Random(Rng::new(4, 0)), true);
-                let (mut grads, mut adam) = (Grads::zeros(&params), Adam::new(&params, &[1e-3, 1e-2, 1e-3]));
+                let (mut grads, mut adam) = (Grads::zeros(&params), Adam::new(&params, &[1e-3, 1e-2, 1e-3, 1e-2]));
                 let tape = Tape::new(&params);
                 let loss = train_loss(&tape, &model, &images(&device, batch, 28), &pass);
                 tape.backward(loss.loss, &mut grads);

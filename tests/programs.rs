@@ -795,7 +795,7 @@ fn every_size_and_setting_can_come_from_a_file_and_be_printed() {
         ("[run]\nsteps = \"many\"\n", &["steps in the table [run]", "many"]),
         ("[run]\nsteps = -1\n", &["steps", "-1"]),
         ("[run]\nrates = [0.1]\n", &["rates"]),
-        ("[run]\nrates = [0.1, nan, 0.1]\n", &["rates"]),
+        ("[run]\nrates = [0.1, nan, 0.1, 0.1]\n", &["rates"]),
         ("[model]\nstrokes = 0\n", &["strokes is 0"]),
         ("[other]\n", &["other", "line 1"]),
         ("[model]\nimage = \n", &["line 2"]),

@@ -23,7 +23,7 @@ use std::{
 };
 
 fn settings() -> Settings {
-    Settings { batch: 8, seed: 3, rates: [1e-3; 3], ..Preset::Quick.settings(&Source::Synthetic) }
+    Settings { batch: 8, seed: 3, rates: [1e-3; 4], ..Preset::Quick.settings(&Source::Synthetic) }
 }
 
 /// Not a multiple of the batch, so that epochs end with a partial one.
@@ -145,7 +145,7 @@ fn a_model_learns_to_draw_in_seconds() {
     let images = synthetic::draw(16, size.image, 5);
     let device = Device::cpu();
     let x = pixels(&images, 0..images.len(), &device);
-    let learning = Settings { batch: 16, rates: [3e-4, 1e-3, 1e-4], eager: true, faint: false, ..settings() };
+    let learning = Settings { batch: 16, rates: [3e-4, 1e-3, 1e-4, 3e-4], eager: true, faint: false, ..settings() };
     let mut trainer = Trainer::new(&size, learning, images, &device).unwrap();
     let wrong = |trainer: &Trainer| {
         let drawn = reconstruct(

@@ -74,6 +74,18 @@ pub enum Tone {
     Plain,
 }
 
+/// How the decision to stop is learned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stop {
+    /// It is sampled, and learns from a score-function term centred by a baseline network (section 8).
+    #[default]
+    Nvil,
+    /// All strokes are drawn, and the bound is averaged over where the drawing may end ([`prefix_bound`](crate::ops::prefix_bound)):
+    /// there is no baseline network.
+    Exact,
+}
+
 /// What distinguishes the models.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choices {
@@ -150,6 +162,10 @@ pub struct Config {
     pub likelihood: Likelihood,
     /// Height and width of an image.
     pub image: usize,
+    /// Height and width at which networks look at images, where that is less: means over squares. Canvas and likelihood keep the
+    /// size of an image.
+    #[serde(default)]
+    pub view: Option<usize>,
     /// Channels of the first convolution.
     pub conv1: usize,
     /// Channels of the second convolution.
@@ -168,12 +184,18 @@ pub struct Config {
     pub strokes: usize,
     /// AIR: size of the appearance code.
     pub code: usize,
+    /// How the decision to stop is learned.
+    #[serde(default)]
+    pub stop: Stop,
     /// Hidden units of the baseline regressor.
     pub baseline_hidden: usize,
     /// Hidden layers of the baseline regressor.
     pub baseline_layers: usize,
     /// Divides the log-likelihood inside the learning signal (section 8).
     pub beta: f64,
+    /// Nats that a stroke costs beside its divergence, in training with the exact stop.
+    #[serde(default)]
+    pub price: f64,
     /// Probability of dropping a convolution output in training.
     pub dropout: f64,
     /// Clamp inside log p(o).
@@ -190,6 +212,7 @@ impl Config {
             placement,
             likelihood: Likelihood::Laplace,
             image: 50,
+            view: None,
             conv1: 8,
             conv2: 16,
             features: 256,
@@ -199,9 +222,11 @@ impl Config {
             components: 40,
             strokes: 6,
             code: 10,
+            stop: Stop::Nvil,
             baseline_hidden: 256,
             baseline_layers: 3,
             beta: 4.0,
+            price: 0.0,
             dropout: 0.5,
             bernoulli_eps: f32::EPSILON as f64,
             norm_floor: 1e-4,
@@ -220,6 +245,19 @@ impl Config {
             components: 10,
             strokes: 5,
             baseline_hidden: 128,
+            dropout: 0.0,
+            ..Config::paper(placement)
+        }
+    }
+
+    /// The published drawing, seen at half the resolution by smaller networks, with the exact decision to stop: published quality in an
+    /// hour on a laptop.
+    pub fn hour(placement: Placement) -> Self {
+        Config {
+            view: Some(25),
+            features: 128,
+            components: 20,
+            stop: Stop::Exact,
             dropout: 0.0,
             ..Config::paper(placement)
         }
@@ -244,9 +282,14 @@ impl Config {
         }
     }
 
+    /// Height and width of what networks look at.
+    pub fn seen(&self) -> usize {
+        self.view.unwrap_or(self.image)
+    }
+
     /// Values behind the second convolution.
     pub fn convolved(&self) -> usize {
-        self.conv2 * (self.image - 4) * (self.image - 4)
+        self.conv2 * (self.seen() - 4) * (self.seen() - 4)
     }
 
     /// Refuses sizes that no model can have, with a sentence.
@@ -254,6 +297,13 @@ impl Config {
         let wrong = |what: String| Err(Error::Usage(format!("this model configuration cannot be used: {what}")));
         if self.image < 5 || self.image > 4096 {
             return wrong(format!("images are {0}x{0}; 5 to 4096 pixels a side are possible", self.image));
+        }
+        if self.seen() < 5 || !self.image.is_multiple_of(self.seen()) {
+            return wrong(format!(
+                "networks look at {0}x{0} pixels (view); at least 5 are possible, and {1} must be a multiple of them",
+                self.seen(),
+                self.image
+            ));
         }
         let sizes = [
             ("conv1", self.conv1),
@@ -281,6 +331,12 @@ impl Config {
         }
         if !((0.0..1.0).contains(&self.dropout) && self.beta > 0.0 && self.beta.is_finite()) {
             return wrong(format!("dropout {} (0 to below 1), beta {} (above 0)", self.dropout, self.beta));
+        }
+        if !self.price.is_finite() || (self.price != 0.0 && self.stop == Stop::Nvil) {
+            return wrong(format!(
+                "price {}: strokes have one only with the exact stop (stop = \"exact\")",
+                self.price
+            ));
         }
         if !((0.0..0.5).contains(&self.bernoulli_eps) && self.norm_floor >= 0.0 && self.norm_floor.is_finite()) {
             return wrong(format!("bernoulli_eps {}, norm_floor {}", self.bernoulli_eps, self.norm_floor));

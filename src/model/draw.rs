@@ -1,14 +1,14 @@
 //! The one loop: recognition, generation and the scoring of a known drawing (sections 3, 4 and 6).
 
 use super::{
-    Model,
+    Model, Stop,
     baseline::Baseline,
     eyes::{Call, Dropout, Scene, Target},
     latent::{Density, Each, Heat},
     law::Law,
     noise::{Choice, Noise},
     row,
-    state::{Canvas, Memory, Pen, State},
+    state::{Canvas, Memory, Pen, Settled, State},
     view::{Input, Net, View},
 };
 use crate::{Device, Error, Result, Tape, Tensor, Var, ops};
@@ -22,8 +22,10 @@ pub struct Pass {
     pub dropout: Dropout,
     /// Leave out what stopped images no longer need. Exact: losses and gradients stay the same.
     pub skip_stopped: bool,
-    /// Run the baseline network, which only training needs.
+    /// Run the baseline network, which only training needs, and not every model has.
     pub baseline: bool,
+    /// Draw all strokes, whatever the decision to stop: for a bound over all ends.
+    pub hold: bool,
     /// Keep all values of every step by their names ([`Step::trace`]), and ask the tape to keep their gradients.
     pub watch: bool,
 }
@@ -34,6 +36,8 @@ pub struct Step<'t> {
     pub mask: Var<'t>,
     /// Probability of drawing on that o was drawn with, N elements; o itself in a known drawing.
     pub onoff_prob: Var<'t>,
+    /// The same by the law that scores, whatever o was before; where there is one.
+    pub prior_prob: Option<Var<'t>>,
     /// log density to the law that chose `[N]`.
     pub logq: Each<Var<'t>>,
     /// log density to the law that scores `[N]`, where there is one.
@@ -44,7 +48,7 @@ pub struct Step<'t> {
     pub stroke_image: Var<'t>,
     /// b `[N]`, where the baseline network is run.
     pub baseline: Option<Var<'t>>,
-    /// Latents, memories and canvas after this step. The canvas is a constant but for the last.
+    /// Latents, memories and canvas after this step.
     pub after: State<Var<'t>>,
     /// Values by their names in the specification, if they were asked for.
     pub trace: Vec<(String, Var<'t>)>,
@@ -55,6 +59,19 @@ impl<'t> Step<'t> {
     #[track_caller]
     pub fn scored(&self) -> Each<Var<'t>> {
         self.logp.expect("this pass has no law that scores")
+    }
+
+    /// [`Step::prior_prob`] of a pass in which a law scores.
+    #[track_caller]
+    pub fn scored_prob(&self) -> Var<'t> {
+        self.prior_prob.expect("this pass has no law that scores")
+    }
+
+    /// The part of [`Step::kl`] that is about the stroke, not about whether there is one.
+    #[track_caller]
+    pub fn kl_of_stroke(&self) -> Var<'t> {
+        let (q, p) = (self.logq, self.scored());
+        ops::combine(&[(1.0, q.layout), (-1.0, p.layout), (1.0, q.stroke), (-1.0, p.stroke)])
     }
 
     /// k_t `[N]`: single-sample estimate of the divergence of this step's latents (section 8).
@@ -147,7 +164,8 @@ impl Roles<'_> {
             let wanted = |call: &Call| [Input::Seen(*call), Input::Still(*call)].iter().any(|i| inputs.contains(i));
             Call::ALL.into_iter().filter(|call| call.is_glimpse() == through).filter(wanted).collect()
         };
-        let stopped = matches!(self.ink, Ink::Inferred(_)) && !model.eyes.see_the_work;
+        let last_slope = !model.eyes.see_the_work && model.config.stop == Stop::Nvil;
+        let stopped = matches!(self.ink, Ink::Inferred(_)) && last_slope;
         Needs { before: looks(false), through: looks(true), stopped, inputs }
     }
 }
@@ -176,7 +194,7 @@ impl Model {
         }
         let mut drawn = Vec::with_capacity(strokes);
         for t in 0..strokes {
-            let step = self.step(View::open(scene, &state, t), state, roles, &needs, t + 1 == strokes);
+            let step = self.step(View::open(scene, &state, t), state, roles, &needs);
             state = step.after;
             drawn.push(step);
         }
@@ -184,14 +202,7 @@ impl Model {
     }
 
     /// One stroke after `before`.
-    fn step<'t>(
-        &self,
-        mut view: View<'_, 't>,
-        before: State<Var<'t>>,
-        roles: &Roles,
-        needs: &Needs,
-        last: bool,
-    ) -> Step<'t> {
+    fn step<'t>(&self, mut view: View<'_, 't>, before: State<Var<'t>>, roles: &Roles, needs: &Needs) -> Step<'t> {
         let (t, mask) = (view.t, view.note("mask", before.z.onoff));
         let open = mask.value();
 
@@ -229,19 +240,25 @@ impl Model {
         // The drawing, and what the laws say of it.
         let z = view.latents();
         let stroke_image = view.note("stroke_image", self.renderer.stroke(z.stroke, (z.layout, window), pen, &on));
-        let canvas = before.canvas.with(stroke_image, slope, self.eyes.see_the_work);
-        let shown = view.note("canvas", canvas.image(last));
+        let settled = match self.config.stop {
+            _ if self.eyes.see_the_work => Settled::First,
+            Stop::Nvil => Settled::Last,
+            Stop::Exact => Settled::Drawn(z.onoff),
+        };
+        let canvas = before.canvas.with(stroke_image, slope, settled);
+        let shown = view.note("canvas", canvas.image());
         let log = |(onoff, layout, stroke): (Density<'t, '_>, Density<'t, '_>, Density<'t, '_>)| Each {
             onoff: onoff.log(z.onoff, &open),
             layout: layout.log(z.layout, &on),
             stroke: stroke.log(z.stroke, &on),
         };
+        let prior_prob = scored.and_then(|(onoff, ..)| onoff.probability());
         let (logq, logp) = (log((onoff, layout, stroke)), scored.map(log));
         view.note_each("logq", Some(logq));
         view.note_each("logp", logp);
         let onoff_prob = view.note("onoff_prob", onoff.probability().unwrap_or(z.onoff));
         let after = State { z, memory: view.memory(memory), canvas, shown };
-        Step { mask, onoff_prob, logq, logp, pen, stroke_image, baseline, after, trace: view.trace }
+        Step { mask, onoff_prob, prior_prob, logq, logp, pen, stroke_image, baseline, after, trace: view.trace }
     }
 
     /// q chooses and p scores (sections 4 and 8), as many strokes as the noise is for: for every image of x `[B, H, W]`.
@@ -259,10 +276,10 @@ impl Model {
         };
         let roles = Roles {
             chooser: &self.posterior,
-            choice: Choice::Sampled(&pass.noise, Heat::ONE),
+            choice: if pass.hold { Choice::Held(&pass.noise) } else { Choice::Sampled(&pass.noise, Heat::ONE) },
             scorer: Some(&self.prior),
             ink: self.ink(None),
-            baseline: pass.baseline.then_some(&self.baseline),
+            baseline: self.baseline.as_ref().filter(|_| pass.baseline),
         };
         self.draw(&scene, start.on(tape), &roles, pass.noise.strokes()).expect("there are images to look at")
     }

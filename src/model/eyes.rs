@@ -126,6 +126,8 @@ pub(super) struct Eyes {
     pub image_cnn: Cnn,
     pub residual_cnn: Option<Cnn>,
     pub dropout: f64,
+    /// Pixels per side of a square that is seen as one.
+    pub square: usize,
     /// Whether canvas and residual are looked at on the way.
     pub see_the_work: bool,
 }
@@ -211,14 +213,20 @@ impl Eyes {
         let image = view.image(self.image(call));
         if call.is_glimpse() {
             let window = view.window.expect("a layout was chosen");
+            // Sampled at full size first, so that nothing aliases.
             let glimpse = view.note(call.name(), image.stn(window, live));
-            return cnn.convolve(glimpse, live);
+            return cnn.convolve(self.shrunk(glimpse), live);
         }
         match &view.scene.target {
             Some(target) if self.image(call) == Image::Target => {
-                *target.convolved.get_or_init(|| cnn.convolve(image, None))
+                *target.convolved.get_or_init(|| cnn.convolve(self.shrunk(image), None))
             }
-            _ => cnn.convolve(image, live),
+            _ => cnn.convolve(self.shrunk(image), live),
         }
+    }
+
+    /// An image at the resolution at which networks look at it.
+    fn shrunk<'t>(&self, image: Var<'t>) -> Var<'t> {
+        if self.square == 1 { image } else { image.average_pool(self.square) }
     }
 }

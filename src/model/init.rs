@@ -61,7 +61,7 @@ impl Parts<'_> {
 
     pub fn cnn(&mut self, name: &str) -> Cnn {
         let (init, c) = (self.init(), self.c);
-        Cnn::new(self.p, init, name, c.image, [c.conv1, c.conv2], c.features)
+        Cnn::new(self.p, init, name, c.seen(), [c.conv1, c.conv2], c.features)
     }
 
     pub fn recall(&mut self, name: &str, inputs: Vec<Input>) -> Recall {

@@ -70,6 +70,8 @@ impl Noise {
 pub(super) enum Choice<'a> {
     /// They are drawn with these numbers.
     Sampled(&'a Noise, Heat),
+    /// The same, but all drawings go on.
+    Held(&'a Noise),
     /// They are known: [`Law::Given`](super::law::Law::Given) is the chooser.
     Known,
 }
@@ -77,7 +79,10 @@ pub(super) enum Choice<'a> {
 impl Choice<'_> {
     /// o of step t; `mask` is that of the step before.
     pub fn onoff<'t>(&self, law: &Density<'t, '_>, t: usize, mask: Var<'t>) -> Var<'t> {
-        self.sample(law, mask, |noise, _| (row(&noise.onoff_u, t), None, &[]))
+        match self {
+            Choice::Held(_) => mask,
+            _ => self.sample(law, mask, |noise, _| (row(&noise.onoff_u, t), None, &[])),
+        }
     }
 
     /// l of step t.
@@ -103,6 +108,10 @@ impl Choice<'_> {
             (_, Choice::Known) => panic!("only a given drawing is known"),
             (law, Choice::Sampled(noise, heat)) => {
                 let (main, pick, heat) = draw(noise, heat);
+                law.sample(&main, pick.as_ref(), mask, heat)
+            }
+            (law, Choice::Held(noise)) => {
+                let (main, pick, heat) = draw(noise, &Heat::ONE);
                 law.sample(&main, pick.as_ref(), mask, heat)
             }
         }

@@ -1,6 +1,6 @@
 //! What training minimises (section 8), and the importance-weighted bound (section 11a).
 
-use super::{Dropout, Model, Noise, Pass, Step};
+use super::{Dropout, Each, Model, Noise, Pass, Step, Stop};
 use crate::{
     Params, Tape, Tensor, Var,
     ops::{
@@ -20,42 +20,110 @@ pub struct Running {
 
 /// The loss and its parts; `[B]` unless said otherwise.
 pub struct Loss<'t> {
-    /// The mean over the batch of `score_term − elbo + baseline_term`, shape `[1]`: differentiate this.
+    /// The mean over the batch of `per_image`, shape `[1]`: differentiate this.
     pub loss: Var<'t>,
-    /// The same per image.
+    /// `score_term − elbo + baseline_term`; with the exact stop `−elbo`, and the price of what is drawn.
     pub per_image: Var<'t>,
-    /// log p(x | C_T).
+    /// log p(x | C_T); with the exact stop log p(x | C_n) for all ends, `[T + 1, B]`.
     pub log_likelihood: Var<'t>,
-    /// `log_likelihood − Σ_t k_t`.
+    /// `log_likelihood − Σ_t k_t`, or its mean over all ends.
     pub elbo: Var<'t>,
-    /// k_t, one per step.
+    /// k_t, one per step; with the exact stop without that of the decision.
     pub kl: Vec<Var<'t>>,
+    /// How the sampled decision to stop learns.
+    pub nvil: Option<Nvil<'t>>,
+}
+
+/// The score-function term and its baseline (section 8), `[B]`.
+pub struct Nvil<'t> {
     /// The REINFORCE term.
     pub score_term: Var<'t>,
     /// The baseline's squared error.
     pub baseline_term: Var<'t>,
     /// Learning signal, advantage and running statistics.
-    pub nvil: Advantage,
+    pub advantage: Advantage,
+}
+
+/// Terms of a total over a batch: a factor, and a value for each image.
+pub type Terms<'t> = Vec<(f64, Var<'t>)>;
+
+/// What an update tells of its batch, as totals over images: to be summed up ([`Terms`]), or numbers.
+#[derive(Clone, Debug)]
+pub struct Totals<V> {
+    /// See [`Loss::elbo`].
+    pub elbo: V,
+    /// log p(x | canvas), where the drawing ends.
+    pub log_likelihood: V,
+    /// See [`Nvil::score_term`].
+    pub score_term: V,
+    /// See [`Nvil::baseline_term`].
+    pub baseline_term: V,
+    /// log q − log p of the layouts.
+    pub kl_layout: V,
+    /// The same of the strokes.
+    pub kl_stroke: V,
+    /// Strokes.
+    pub strokes: V,
+    /// Probability of drawing on, where that was open.
+    pub probability: V,
+    /// In how many steps that was open.
+    pub open: V,
+}
+
+impl<V> Totals<V> {
+    /// The same of another kind, in the order of the fields.
+    pub fn map<U>(self, mut f: impl FnMut(V) -> U) -> Totals<U> {
+        Totals {
+            elbo: f(self.elbo),
+            log_likelihood: f(self.log_likelihood),
+            score_term: f(self.score_term),
+            baseline_term: f(self.baseline_term),
+            kl_layout: f(self.kl_layout),
+            kl_stroke: f(self.kl_stroke),
+            strokes: f(self.strokes),
+            probability: f(self.probability),
+            open: f(self.open),
+        }
+    }
+}
+
+fn stack<'t>(steps: &[Step<'t>], value: impl Fn(&Step<'t>) -> Var<'t>) -> Var<'t> {
+    ops::stack(&steps.iter().map(value).collect::<Vec<_>>())
 }
 
 impl Model {
     /// log p(x | canvas) `[B]`: density of the images around the last canvas.
     pub fn log_likelihood<'t>(&self, x: &Tensor, steps: &[Step<'t>]) -> Var<'t> {
-        let canvas = steps.last().expect("at least one stroke").after.shown;
-        let tape = canvas.tape();
-        canvas.image_logpdf(x, tape.param(self.raw_scale), self.config.likelihood)
+        self.density(x, steps.last().expect("at least one stroke").after.shown)
     }
 
-    /// The training loss for images x `[B, H, W]` after a pass with the baseline.
+    fn density<'t>(&self, x: &Tensor, canvas: Var<'t>) -> Var<'t> {
+        canvas.image_logpdf(x, canvas.tape().param(self.raw_scale), self.config.likelihood)
+    }
+
+    /// How a pass is made that the model learns from.
+    pub fn lesson(&self, noise: Noise, dropout: Dropout) -> Pass {
+        let sampled = self.config.stop == Stop::Nvil;
+        Pass { noise, dropout, skip_stopped: true, baseline: sampled, hold: !sampled, watch: false }
+    }
+
+    /// The training loss for images x `[B, H, W]` after a pass as [`Model::lesson`] has it.
     #[track_caller]
     pub fn loss<'t>(&self, x: &Tensor, steps: &[Step<'t>], running: &Running) -> Loss<'t> {
+        match self.config.stop {
+            Stop::Nvil => self.sampled_loss(x, steps, running),
+            Stop::Exact => self.exact_loss(x, steps),
+        }
+    }
+
+    #[track_caller]
+    fn sampled_loss<'t>(&self, x: &Tensor, steps: &[Step<'t>], running: &Running) -> Loss<'t> {
         let tape = steps[0].mask.tape();
         let log_likelihood = self.log_likelihood(x, steps);
         let kl: Vec<Var> = steps.iter().map(Step::kl).collect();
-        let stack = |value: &dyn Fn(&Step<'t>) -> Var<'t>| ops::stack(&steps.iter().map(value).collect::<Vec<_>>());
-        let (all_kl, mask, logq) = (ops::stack(&kl), stack(&|s| s.mask), stack(&|s| s.logq.onoff));
-        let baseline = stack(&|s| s.baseline.expect("the loss needs a pass with the baseline"));
-        let nvil = nvil::advantage(
+        let (all_kl, mask, logq) = (ops::stack(&kl), stack(steps, |s| s.mask), stack(steps, |s| s.logq.onoff));
+        let baseline = stack(steps, |s| s.baseline.expect("the loss needs a pass with the baseline"));
+        let advantage = nvil::advantage(
             &all_kl.value(),
             &log_likelihood.value(),
             &mask.value(),
@@ -65,22 +133,101 @@ impl Model {
             running.iteration,
         );
         let elbo = log_likelihood - all_kl.sum_rows();
-        let score_term = (mask * tape.constant(nvil.normalised.clone()) * logq).sum_rows();
-        let error = baseline - tape.constant(nvil.signal.clone());
+        let score_term = (mask * tape.constant(advantage.normalised.clone()) * logq).sum_rows();
+        let error = baseline - tape.constant(advantage.signal.clone());
         let baseline_term = (mask * error * error).sum_rows();
         let per_image = ops::combine(&[(1.0, score_term), (-1.0, elbo), (1.0, baseline_term)]);
-        Loss { loss: per_image.mean(), per_image, log_likelihood, elbo, kl, score_term, baseline_term, nvil }
+        let nvil = Some(Nvil { score_term, baseline_term, advantage });
+        Loss { loss: per_image.mean(), per_image, log_likelihood, elbo, kl, nvil }
+    }
+
+    /// The mean over all ends: every canvas on the way may be the last.
+    #[track_caller]
+    fn exact_loss<'t>(&self, x: &Tensor, steps: &[Step<'t>]) -> Loss<'t> {
+        let tape = steps[0].mask.tape();
+        let blank = tape.constant(Tensor::zeros(x.device(), x.shape()));
+        let canvases = std::iter::once(blank).chain(steps.iter().map(|s| s.after.shown));
+        let log_likelihood = ops::stack(&canvases.map(|canvas| self.density(x, canvas)).collect::<Vec<_>>());
+        let kl: Vec<Var> = steps.iter().map(Step::kl_of_stroke).collect();
+        let flat = |p: Var<'t>| p.reshape(&[x.shape()[0]]);
+        let (p, prior) = (stack(steps, |s| flat(s.onoff_prob)), stack(steps, |s| flat(s.scored_prob())));
+        let bound = |cost| ops::prefix_bound(p, prior, cost, log_likelihood, self.config.bernoulli_eps);
+        let (cost, price) = (ops::stack(&kl), self.config.price);
+        let elbo = bound(cost);
+        let per_image = if price == 0.0 { elbo } else { bound(cost + price) } * -1.0;
+        Loss { loss: per_image.mean(), per_image, log_likelihood, elbo, kl, nvil: None }
+    }
+
+    /// What is told of the batch of `steps` and their `loss`.
+    pub fn totals<'t>(&self, loss: &Loss<'t>, steps: &[Step<'t>]) -> Totals<Terms<'t>> {
+        match &loss.nvil {
+            Some(nvil) => sampled_totals(loss, nvil, steps),
+            None => expected_totals(loss, steps),
+        }
     }
 
     /// Importance log weights `[P, B]` of P particles per image of x `[B, H, W]`; noise has P·B images, particle-major.
     pub fn log_weights(&self, params: &Params, x: &Tensor, particles: usize, noise: Noise) -> Tensor {
         let repeated = Tensor::stack(&vec![x.clone(); particles]);
         let repeated = repeated.reshape(&[&[particles * x.shape()[0]], &x.shape()[1..]].concat());
-        let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, watch: false };
+        let pass =
+            Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, hold: false, watch: false };
         let tape = Tape::eval(params);
         let steps = self.recognise(&tape, &repeated, &pass);
         let kl: Vec<Var> = steps.iter().map(Step::kl).collect();
         let weights = self.log_likelihood(&repeated, &steps) - ops::stack(&kl).sum_rows();
         weights.value().reshape(&[particles, x.shape()[0]])
     }
+}
+
+fn difference<'t>(of: impl Fn(Each<Var<'t>>) -> Var<'t>, step: &Step<'t>) -> [(f64, Var<'t>); 2] {
+    [(1.0, of(step.logq)), (-1.0, of(step.scored()))]
+}
+
+fn sampled_totals<'t>(loss: &Loss<'t>, nvil: &Nvil<'t>, steps: &[Step<'t>]) -> Totals<Terms<'t>> {
+    let all = |value: fn(&Step<'t>) -> Var<'t>| steps.iter().map(|step| (1.0, value(step))).collect();
+    let kl = |of: fn(Each<Var<'t>>) -> Var<'t>| steps.iter().flat_map(|step| difference(of, step)).collect();
+    Totals {
+        elbo: vec![(1.0, loss.elbo)],
+        log_likelihood: vec![(1.0, loss.log_likelihood)],
+        score_term: vec![(1.0, nvil.score_term)],
+        baseline_term: vec![(1.0, nvil.baseline_term)],
+        kl_layout: kl(|each| each.layout),
+        kl_stroke: kl(|each| each.stroke),
+        strokes: all(|s| s.after.z.onoff),
+        // Already 0 where the drawing had stopped before.
+        probability: all(|s| s.onoff_prob),
+        open: all(|s| s.mask),
+    }
+}
+
+/// Means over where the drawing ends.
+fn expected_totals<'t>(loss: &Loss<'t>, steps: &[Step<'t>]) -> Totals<Terms<'t>> {
+    let images = loss.elbo.shape();
+    let (tape, ends) = (loss.elbo.tape(), loss.log_likelihood.value());
+    let end = |n: usize| tape.constant(ends.rows(n, 1).reshape(&images));
+    let mut totals = Totals {
+        elbo: vec![(1.0, loss.elbo)],
+        log_likelihood: vec![(1.0, end(0))],
+        score_term: vec![],
+        baseline_term: vec![],
+        kl_layout: vec![],
+        kl_stroke: vec![],
+        strokes: vec![],
+        probability: vec![],
+        open: vec![],
+    };
+    // Probability that the stroke is drawn.
+    let mut drawn = steps[0].mask.detach();
+    for (n, step) in steps.iter().enumerate() {
+        totals.open.push((1.0, drawn));
+        drawn = drawn * tape.constant(step.onoff_prob.value().reshape(&images));
+        totals.strokes.push((1.0, drawn));
+        totals.probability.push((1.0, drawn));
+        totals.log_likelihood.extend([(1.0, drawn * end(n + 1)), (-1.0, drawn * end(n))]);
+        let weighted = |(sign, log): (f64, Var<'t>)| (sign, drawn * log.detach());
+        totals.kl_layout.extend(difference(|each| each.layout, step).map(weighted));
+        totals.kl_stroke.extend(difference(|each| each.stroke, step).map(weighted));
+    }
+    totals
 }

@@ -12,7 +12,7 @@ pub struct State<V> {
     pub memory: Memory<V>,
     /// The ink so far.
     pub canvas: Canvas<V>,
-    /// The canvas as it is seen `[N, H, W]`.
+    /// The canvas as it is shown `[N, H, W]`. The likelihood's gradient goes through it; networks look at it as a constant.
     pub shown: V,
 }
 
@@ -34,6 +34,17 @@ pub struct Canvas<V> {
     pub ink: Option<V>,
     /// ω1 under which it is shown, N elements; none before the first stroke, and none where ink is shown as it is (AIR).
     pub slope: Option<V>,
+}
+
+/// Which step's ω1 the canvas is shown with.
+#[derive(Clone, Copy)]
+pub(super) enum Settled<'t> {
+    /// The first one's: networks look at the canvas from then on.
+    First,
+    /// The last one's, whether it draws or not.
+    Last,
+    /// The last one's that draws, by its o `[N]`: a drawing that may end anywhere does not depend on what follows.
+    Drawn(Var<'t>),
 }
 
 /// With what strokes are drawn.
@@ -77,17 +88,20 @@ impl State<Var<'_>> {
 }
 
 impl<'t> Canvas<Var<'t>> {
-    /// One stroke more. ω1 is that of the moment when the canvas is first seen: the first step's where the networks look at it, and
-    /// otherwise the last step's.
-    pub(super) fn with(self, stroke: Var<'t>, slope: Option<Var<'t>>, seen: bool) -> Self {
+    /// One stroke more. ω1 is that of the moment `when` it is settled.
+    pub(super) fn with(self, stroke: Var<'t>, slope: Option<Var<'t>>, when: Settled<'t>) -> Self {
         let ink = self.ink.map_or(stroke, |ink| ink + stroke);
-        Canvas { ink: Some(ink), slope: if seen { self.slope.or(slope) } else { slope } }
+        let slope = match (when, self.slope.zip(slope)) {
+            (Settled::First, Some((first, _))) => Some(first),
+            (Settled::Drawn(on), Some((before, new))) => Some(before + (new - before) * on.reshape(&before.shape())),
+            _ => slope,
+        };
+        Canvas { ink: Some(ink), slope }
     }
 
-    /// tanh(Σ r / ω1), or Σ r where there is no ω1. A constant unless it is the last: only that one carries gradients.
-    pub(super) fn image(&self, last: bool) -> Var<'t> {
-        let still = |value: Var<'t>| if last { value } else { value.detach() };
-        let ink = still(self.ink.expect("at least one stroke"));
-        self.slope.map_or(ink, |slope| ink.tanh_ratio(still(slope)))
+    /// tanh(Σ r / ω1), or Σ r where there is no ω1.
+    pub(super) fn image(&self) -> Var<'t> {
+        let ink = self.ink.expect("at least one stroke");
+        self.slope.map_or(ink, |slope| ink.tanh_ratio(slope))
     }
 }

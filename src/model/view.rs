@@ -64,7 +64,7 @@ pub(super) struct View<'a, 't> {
     pub scene: &'a Scene<'t>,
     /// Which step.
     pub t: usize,
-    /// The canvas before the stroke.
+    /// The canvas before the stroke, a constant.
     pub canvas: Var<'t>,
     /// The matrix of the layout, once that is chosen.
     pub window: Option<Var<'t>>,
@@ -82,7 +82,7 @@ impl<'a, 't> View<'a, 't> {
         View {
             scene,
             t,
-            canvas: state.shown,
+            canvas: state.shown.detach(),
             residual: None,
             window: None,
             trace: vec![],

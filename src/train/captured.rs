@@ -9,16 +9,19 @@ use super::{ORDER, Report, Trainer};
 use crate::{
     Error, Result, Tape, Tensor,
     gpu::{Arg, Block, Gpu, Graph, GraphSize, Launch, args},
-    model::{Dropout, GROUPS, Noise, Pass, Step},
+    model::{
+        Dropout, GROUPS, Noise, Step,
+        objective::{Loss, Terms, Totals},
+    },
     profile,
     rng::Rng,
 };
-use std::sync::Arc;
+use std::{cell::OnceCell, sync::Arc};
 
 /// Rows of the table of reports, so the most steps between two looks at it.
 const ROWS: usize = 1024;
-/// Numbers in a row: those of a [`Report`], and whether the step changed anything.
-const COLUMNS: usize = Report::NAMES.len() + 1;
+/// What a row has behind its totals: the loss, the norm of the gradient, and whether the step changed anything.
+const BEHIND: usize = 3;
 /// Blocks that share the sum of the squares of the gradient.
 const PARTS: usize = 512;
 
@@ -30,7 +33,8 @@ pub(super) struct OnGpu {
     /// Their order in the current epoch.
     order: Block,
     epoch: u64,
-    ring: Tensor,
+    /// The table, and how its columns are added up; made by the first step.
+    ring: OnceCell<(Tensor, Totals<Vec<f64>>)>,
     /// 1 until the first loss or gradient that is not finite.
     healthy: Tensor,
     captured: Option<Captured>,
@@ -83,7 +87,7 @@ impl Trainer {
             images: gpu.store(&self.images.pixels),
             order: gpu.store(&vec![0; 4 * self.images.len()]),
             epoch: u64::MAX,
-            ring: Tensor::zeros(&device, &[ROWS, COLUMNS]),
+            ring: OnceCell::new(),
             healthy: Tensor::full(&device, &[1], 1.0),
             captured: None,
             capture: !profile::is_on(),
@@ -99,14 +103,17 @@ impl Trainer {
             let first = self.running.iteration;
             let steps = self.burst(on, (n - reports.len()).min(ROWS))?;
             on.gpu.check()?;
-            let table = on.ring.to_f32();
-            for i in 0..steps as u64 {
-                let row = &table[((first + i) % ROWS as u64) as usize * COLUMNS..][..COLUMNS];
-                let (&healthy, values) = row.split_last().expect("a row");
-                if healthy == 0.0 {
-                    return Err(self.find_culprit(on, first + i));
+            let (ring, factors) = on.ring.get().expect("a step was made");
+            let (table, columns) = (ring.to_f64(), ring.shape()[1]);
+            for at in first..first + steps as u64 {
+                let row = &table[(at % ROWS as u64) as usize * columns..][..columns];
+                let (totals, behind) = row.split_at(columns - BEHIND);
+                if behind[2] == 0.0 {
+                    return Err(self.find_culprit(on, at));
                 }
-                reports.push(Report::of_values(values.try_into().expect("a number for each name")));
+                let mut totals = totals.iter();
+                let totals = factors.clone().map(|factors| factors.iter().zip(&mut totals).map(|(f, x)| f * x).sum());
+                reports.push(Report::new(behind[0], behind[1], &totals, self.images_at(at)));
             }
         }
         Ok(reports)
@@ -177,12 +184,14 @@ impl Trainer {
         }
     }
 
-    fn recognise_and_lose<'t>(
-        &self,
-        on: &OnGpu,
-        tape: &'t Tape<'t>,
-        batch: usize,
-    ) -> (Vec<Step<'t>>, crate::model::objective::Loss<'t>) {
+    /// How many images update `at` is made with.
+    fn images_at(&self, at: u64) -> usize {
+        let (count, batch) = (self.images.len(), self.settings.batch);
+        let within = (at % count.div_ceil(batch) as u64) as usize;
+        batch.min(count - within * batch)
+    }
+
+    fn recognise_and_lose<'t>(&self, on: &OnGpu, tape: &'t Tape<'t>, batch: usize) -> (Vec<Step<'t>>, Loss<'t>) {
         let (device, side) = (self.params.device(), self.images.side);
         let (gpu, pixels, stride) = (&on.gpu, side * side, self.settings.batch);
         let at = self.running.iteration;
@@ -206,8 +215,7 @@ impl Trainer {
         );
         let rng = Rng::new(self.settings.seed, at);
         let noise = Noise::draw(&self.model, device, batch, rng);
-        let pass = Pass { noise, dropout: Dropout::Random(rng), skip_stopped: true, baseline: true, watch: false };
-        let steps = self.model.recognise(tape, &x, &pass);
+        let steps = self.model.recognise(tape, &x, &self.model.lesson(noise, Dropout::Random(rng)));
         let loss = self.model.loss(&x, &steps, &self.running);
         (steps, loss)
     }
@@ -225,37 +233,25 @@ impl Trainer {
         let slab = self.grads.slab();
         let squares = Tensor::empty(&device, &[PARTS]);
         gpu.launch("report", "square_sums", Launch::rows(PARTS, 256), args![slab, squares.out(), slab.len()]);
-        let per_image = [loss.elbo, loss.log_likelihood, loss.baseline_term, loss.score_term].map(|v| v.value());
-        let parts: [fn(&Step) -> Tensor; 9] = [
-            |s| s.logq.onoff.value(),
-            |s| s.scored().onoff.value(),
-            |s| s.logq.layout.value(),
-            |s| s.scored().layout.value(),
-            |s| s.logq.stroke.value(),
-            |s| s.scored().stroke.value(),
-            |s| s.after.z.onoff.value(),
-            |s| s.onoff_prob.value(),
-            |s| s.mask.value(),
-        ];
-        let per_step: Vec<Tensor> = parts.iter().flat_map(|part| steps.iter().map(part)).collect();
-        let arguments = args![
-            &loss.loss.value(),
-            &squares,
-            &Tensor::stack(&per_image),
-            &Tensor::stack(&per_step),
-            on.ring.out(),
-            on.healthy.out(),
-            PARTS,
-            batch,
-            steps.len(),
-            Arg::Wide(at),
-            Arg::Words(gpu.clock()),
-            Arg::Word(ROWS as u32),
-        ];
-        gpu.launch("report", "report", Launch::rows(1, 256), arguments);
-        let statistics = &self.running.statistics;
-        let arguments = args![&loss.nvil.running, &on.healthy, statistics.out(), statistics.len()];
-        gpu.launch("report", "keep", Launch::rows(1, 32), arguments);
+        let mut values = vec![];
+        let factors = self.model.totals(&loss, &steps).map(|terms: Terms| -> Vec<f64> {
+            values.extend(terms.iter().map(|(_, value)| value.value().reshape(&[batch])));
+            terms.iter().map(|(factor, _)| *factor).collect()
+        });
+        let columns = values.len();
+        let (ring, _) = on.ring.get_or_init(|| (Tensor::zeros(&device, &[ROWS, columns + BEHIND]), factors));
+        let (clock, rows) = (Arg::Words(gpu.clock()), Arg::Word(ROWS as u32));
+        let arguments = args![&Tensor::stack(&values), ring.out(), columns, batch, Arg::Wide(at), clock, rows];
+        gpu.launch("report", "totals", Launch::rows(columns, 256), arguments);
+        let (loss_value, healthy) = (loss.loss.value(), &on.healthy);
+        let arguments =
+            args![&loss_value, &squares, ring.out(), healthy.out(), PARTS, columns, Arg::Wide(at), clock, rows];
+        gpu.launch("report", "verdict", Launch::rows(1, 256), arguments);
+        if let Some(nvil) = &loss.nvil {
+            let statistics = &self.running.statistics;
+            let arguments = args![&nvil.advantage.running, healthy, statistics.out(), statistics.len()];
+            gpu.launch("report", "keep", Launch::rows(1, 32), arguments);
+        }
         drop((steps, loss));
         drop(tape);
         gpu.enter("adam");
@@ -268,10 +264,8 @@ impl Trainer {
         self.running.iteration = at;
         self.adam.set_steps(at);
         on.healthy.send([1.0].into_iter());
-        let (count, batch) = (self.images.len(), self.settings.batch);
-        let within = (at % count.div_ceil(batch) as u64) as usize;
         let tape = Tape::new(&self.params);
-        let (_, loss) = self.recognise_and_lose(on, &tape, batch.min(count - within * batch));
+        let (_, loss) = self.recognise_and_lose(on, &tape, self.images_at(at));
         if loss.loss.value().is_finite() {
             self.grads.clear();
             tape.backward(loss.loss, &mut self.grads);

@@ -268,9 +268,10 @@ impl Options {
         set(&mut settings.picture_every, &self.picture_every);
         set(&mut settings.checkpoint_every, &self.checkpoint_every);
         if let Some(rate) = self.learning_rate {
-            // The on/off posterior belongs to the model: it keeps its share.
-            settings.rates[2] *= rate / settings.rates[0];
-            settings.rates[0] = rate;
+            // The others of the model keep their share.
+            for group in [2, 3, 0] {
+                settings.rates[group] *= rate / settings.rates[0];
+            }
         }
         set(&mut settings.rates[2], &self.onoff_rate);
     }

@@ -4,13 +4,14 @@ use super::{Case, J, K, SIDE, columns, ink, layouts, mask, normal, uniform};
 use dood::{
     Tensor,
     ops::{
-        Likelihood, Range, Squash, combine, concat, mixture_sample, normal_sample, nvil, residual_ratio, sample_onoff,
-        stack,
+        Likelihood, Range, Squash, combine, concat, mixture_sample, normal_sample, nvil, prefix_bound, residual_ratio,
+        sample_onoff, stack,
     },
 };
 
 pub fn small() -> Vec<Case> {
-    [elementwise(), shapes(), squash(), gaussians(), mixtures(), onoff(), log_mean_exp(), learning_signal()]
+    let ends = [prefixes(1, 3), prefixes(6, 64), prefixes(4, 300)].into();
+    [elementwise(), shapes(), squash(), gaussians(), mixtures(), onoff(), log_mean_exp(), learning_signal(), ends]
         .into_iter()
         .flatten()
         .collect()
@@ -257,6 +258,15 @@ fn log_mean_exp() -> Vec<Case> {
     ]
 }
 
+fn prefixes(t: usize, n: usize) -> Case {
+    let (steps, ends) = ([t, n], [t + 1, n]);
+    Case::new(format!("prefix_bound {t}x{n}"), &[&steps, &steps, &steps, &ends], |_, x, _| {
+        prefix_bound(x[0], x[1], x[2], x[3], f32::EPSILON as f64)
+    })
+    .with_input(0, uniform(1, &steps, 0.05, 0.95))
+    .with_input(1, uniform(2, &steps, 0.05, 0.95))
+}
+
 fn learning_signal() -> Vec<Case> {
     let mut all = vec![];
     for (steps, b, iteration) in [(5, 7, 0), (6, 64, 3), (1, 1100, 1), (40, 33, 0)] {
@@ -325,6 +335,7 @@ pub fn sized(n: usize) -> Vec<Case> {
         Case::new("squash stroke prior, 1200 columns", &[&[n, prior]], |_, x, _| {
             x[0].squash(&Squash::stroke_prior(J, K))
         }),
+        prefixes(6, n),
         Case::new("log_mean_exp, 200 particles", &[&[200, n]], |_, x, _| x[0].log_mean_exp()),
         Case::new("add images", &[&image[..]; 2], |_, x, _| x[0] + x[1]),
         Case::new("mul images", &[&image[..]; 2], |_, x, _| x[0] * x[1]),

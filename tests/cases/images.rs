@@ -80,6 +80,10 @@ fn of_images_without_gradient() -> [Case; 2] {
     [convolution, sampling].map(|case| case.with_constant(&[8, 7, 8], normal(4, &[8, 7, 8], 0.0, 1.0)))
 }
 
+fn pooling(shape: [usize; 3], side: usize) -> Case {
+    Case::new(format!("average_pool {shape:?} by {side}"), &[&shape], move |_, x, _| x[0].average_pool(side))
+}
+
 fn affines() -> Vec<Case> {
     let near_one = |shape: &[usize]| normal(3, shape, 0.8, 0.2);
     vec![
@@ -123,6 +127,7 @@ pub fn small() -> Vec<Case> {
     cases.extend(rounded_convolutions());
     cases.extend([sampling(9, 9, false), sampling(5, 23, true), sampling(18, 1, false)]);
     cases.extend(of_images_without_gradient());
+    cases.extend([pooling([3, 10, 6], 2), pooling([2, 9, 3], 3), pooling([1, 5, 7], 1)]);
     cases.extend(affines());
     cases.extend(likelihoods());
     cases
@@ -146,6 +151,7 @@ pub fn sized(n: usize) -> Vec<Case> {
             .with_input(0, ink(0, n))
             .with_input(1, layouts(n))
             .against(6.183),
+        pooling(image, 2).with_input(0, ink(0, n)),
         Case::new("conv_pair", &[&[&image[..]], &weights[..]].concat(), |_, x, _| {
             x[0].conv_pair(x[1], x[2], x[3], x[4], None)
         })

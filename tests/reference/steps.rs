@@ -148,11 +148,13 @@ fn step(
         dropout: dropout(fixture, device, c, case),
         skip_stopped,
         baseline: true,
+        hold: false,
         watch: true,
     };
     let tape = Tape::new(params);
     let steps = model.recognise(&tape, &x, &pass);
     let loss = model.loss(&x, &steps, &running);
+    let nvil = loss.nvil.as_ref().expect("fixtures are of the sampled decision");
     let mut grads = Grads::zeros(params);
     let nodes = tape.backward(loss.loss, &mut grads);
 
@@ -171,18 +173,18 @@ fn step(
         }
     };
     let stack = |vars: &[dood::Var]| vars.iter().flat_map(|v| v.value().to_f64()).collect::<Vec<_>>();
-    let running = loss.nvil.running.to_f64();
+    let running = nvil.advantage.running.to_f64();
     let terms: [(&str, Vec<f64>); 12] = [
         ("loss", loss.loss.value().to_f64()),
         ("loss_per_image", loss.per_image.value().to_f64()),
         ("log_likelihood", loss.log_likelihood.value().to_f64()),
         ("elbo", loss.elbo.value().to_f64()),
         ("kl", stack(&loss.kl)),
-        ("signal", loss.nvil.signal.to_f64()),
-        ("raw_advantage", loss.nvil.raw.to_f64()),
-        ("advantage", loss.nvil.normalised.to_f64()),
-        ("score_term", loss.score_term.value().to_f64()),
-        ("baseline_term", loss.baseline_term.value().to_f64()),
+        ("signal", nvil.advantage.signal.to_f64()),
+        ("raw_advantage", nvil.advantage.raw.to_f64()),
+        ("advantage", nvil.advantage.normalised.to_f64()),
+        ("score_term", nvil.score_term.value().to_f64()),
+        ("baseline_term", nvil.baseline_term.value().to_f64()),
         ("running_mean", vec![running[0]]),
         ("running_var", vec![running[1]]),
     ];
@@ -245,7 +247,7 @@ fn iwae(
     tally.check(fixture, "out.log_marginal", &marginal.to_f64(), limit.forward);
     let repeated = Tensor::stack(&vec![x.clone(); particles]);
     let repeated = repeated.reshape(&[particles * x.shape()[0], model.config.image, model.config.image]);
-    let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, watch: false };
+    let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, hold: false, watch: false };
     let steps = model.recognise(&tape, &repeated, &pass);
     let onoff: Vec<f64> = steps.iter().flat_map(|s| s.after.z.onoff.value().to_f64()).collect();
     tally.check(fixture, "out.onoff", &onoff, 0.0);
