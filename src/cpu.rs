@@ -56,15 +56,13 @@ pub(crate) trait Lanes: Real {
     fn mul_plus<S: Simd>(s: S, a: Self::Vector<S>, b: Self::Vector<S>, c: Self::Vector<S>) -> Self::Vector<S>;
     /// `v` where `gate` is positive, else 0.
     fn where_positive<S: Simd>(s: S, gate: Self::Vector<S>, v: Self::Vector<S>) -> Self::Vector<S>;
-    /// Moves every lane down by `n` lanes, the first `n` to the end.
-    fn rotate<S: Simd>(s: S, v: Self::Vector<S>, n: usize) -> Self::Vector<S>;
     /// The sum of the lanes.
     fn total<S: Simd>(s: S, v: Self::Vector<S>) -> Self;
 }
 
 macro_rules! lanes {
     ($t:ident, $vector:ident, $split:ident, $split_mut:ident, $load:ident, $store:ident, $splat:ident, $add:ident, $mul_add:ident,
-     $greater:ident, $select:ident, $rotate:ident, $total:ident) => {
+     $greater:ident, $select:ident, $total:ident) => {
         impl Lanes for $t {
             type Vector<S: Simd> = S::$vector;
             #[inline(always)]
@@ -99,10 +97,6 @@ macro_rules! lanes {
                 s.$select(s.$greater(gate, zero), v, zero)
             }
             #[inline(always)]
-            fn rotate<S: Simd>(s: S, v: S::$vector, n: usize) -> S::$vector {
-                s.$rotate(v, n)
-            }
-            #[inline(always)]
             fn total<S: Simd>(s: S, v: S::$vector) -> Self {
                 s.$total(v)
             }
@@ -121,7 +115,6 @@ lanes!(
     mul_add_e_f32s,
     greater_than_f32s,
     select_f32s,
-    rotate_left_f32s,
     reduce_sum_f32s
 );
 lanes!(
@@ -136,7 +129,6 @@ lanes!(
     mul_add_e_f64s,
     greater_than_f64s,
     select_f64s,
-    rotate_left_f64s,
     reduce_sum_f64s
 );
 

@@ -16,6 +16,7 @@
 use super::Dims;
 use crate::cpu::{self, Lanes};
 use pulp::{Simd, WithSimd};
+use std::ops::Range;
 
 /// The most positions that are worked on at once, and so may lie beyond the last: eight vectors of f32 with AVX-512.
 const SLACK: usize = 128;
@@ -106,6 +107,26 @@ impl<T: Lanes> Taps<T> {
     }
 }
 
+/// The sums that are in registers at once, 24 vectors of up to 16 numbers, and a vector of anything.
+const BUFFER: usize = 25 * 16;
+
+/// Sums leave their registers through this memory. Were they used where they are, by loops that are too long to be unrolled, the
+/// compiler would have to keep them in memory all the time.
+#[repr(align(64))]
+struct Buffer<T>([T; BUFFER]);
+
+impl<T: Lanes> Buffer<T> {
+    #[inline(always)]
+    fn put<S: Simd, const O: usize, const V: usize>(&mut self, s: S, sum: &[[T::Vector<S>; V]; O]) {
+        let lanes = T::lanes::<S>();
+        for p in 0..O {
+            for v in 0..V {
+                T::store(s, &mut self.0[(p * V + v) * lanes..][..lanes], sum[p][v]);
+            }
+        }
+    }
+}
+
 /// Valid 3×3 cross-correlation for `O` output channels from `o` on, at `V` vectors of positions from `at` on.
 /// x(c): input channel c.
 #[inline(always)]
@@ -120,13 +141,13 @@ fn tile<'x, S: Simd, T: Lanes, const O: usize, const V: usize>(
     for p in 0..O {
         sum[p] = [T::splat(s, taps.bias[o + p]); V];
     }
-    let mut weights = taps.weight.chunks_exact(taps.outs());
-    for c in 0..weights.len() / 9 {
+    let outs = taps.outs();
+    for (c, weights) in taps.weight.chunks_exact(9 * outs).enumerate() {
         let x = x(c);
         for dy in 0..3 {
             let row = &x[at + dy * width..][..V * lanes + 2];
-            for (dx, weights) in weights.by_ref().take(3).enumerate() {
-                let k = &weights[o..][..O];
+            for dx in 0..3 {
+                let k = &weights[(3 * dy + dx) * outs + o..][..O];
                 let mut values = [T::splat(s, T::ZERO); V];
                 for v in 0..V {
                     values[v] = T::load(s, &row[dx + v * lanes..][..lanes]);
@@ -143,22 +164,23 @@ fn tile<'x, S: Simd, T: Lanes, const O: usize, const V: usize>(
     sum
 }
 
-/// [`tile`]s that cover `positions` of output channels `o..o + O`. `store(channel, position, vector)` receives them.
+/// [`tile`]s that cover `positions` of output channels `o..o + O`. `store(channel, positions, sums)` receives
+/// what comes out, and a vector more of anything.
 #[inline(always)]
 fn tiles<'x, S: Simd, T: Lanes, const O: usize, const V: usize>(
     s: S,
     x: &impl Fn(usize) -> &'x [T],
     (width, positions): (usize, usize),
     (taps, o): (&Taps<T>, usize),
-    store: &mut impl FnMut(usize, usize, T::Vector<S>),
+    store: &mut impl FnMut(usize, Range<usize>, &[T]),
 ) -> usize {
-    let lanes = T::lanes::<S>();
-    for at in (0..positions).step_by(V * lanes) {
+    let wide = V * T::lanes::<S>();
+    let mut buffer = Buffer([T::ZERO; BUFFER]);
+    for at in (0..positions).step_by(wide) {
         let sum = tile::<S, T, O, V>(s, x, (width, at), (taps, o));
-        for v in 0..V {
-            for p in 0..O {
-                store(o + p, at + v * lanes, sum[p][v]);
-            }
+        buffer.put(s, &sum);
+        for p in 0..O {
+            store(o + p, at..at + wide, &buffer.0[p * wide..][..wide + T::lanes::<S>()]);
         }
     }
     O
@@ -171,7 +193,7 @@ fn convolve<'x, S: Simd, T: Lanes>(
     x: impl Fn(usize) -> &'x [T],
     (width, positions): (usize, usize),
     taps: &Taps<T>,
-    mut store: impl FnMut(usize, usize, T::Vector<S>),
+    mut store: impl FnMut(usize, Range<usize>, &[T]),
 ) {
     let mut o = 0;
     while o < taps.outs() {
@@ -194,6 +216,7 @@ fn correlate_some<S: Simd, T: Lanes, const O: usize>(
     ins: usize,
 ) -> usize {
     let lanes = T::lanes::<S>();
+    let mut buffer = Buffer([T::ZERO; BUFFER]);
     for c in 0..ins {
         for dy in 0..3 {
             let x = &x.channel(c)[dy * x.width..];
@@ -211,11 +234,9 @@ fn correlate_some<S: Simd, T: Lanes, const O: usize>(
                     }
                 }
             }
-            for p in 0..O {
-                let dw = &mut dw[((o + p) * ins + c) * 9 + 3 * dy..][..3];
-                for dx in 0..3 {
-                    dw[dx] += T::total(s, sum[p][dx]);
-                }
+            buffer.put(s, &sum);
+            for (i, sum) in buffer.0.chunks_exact(lanes).take(3 * O).enumerate() {
+                dw[((o + i / 3) * ins + c) * 9 + 3 * dy + i % 3] += T::total(s, T::load(s, sum));
             }
         }
     }
@@ -243,16 +264,18 @@ fn correlate<S: Simd, T: Lanes>(s: S, x: &Planes<T>, dz: &Planes<T>, positions: 
     }
 }
 
-/// Writes those numbers of a vector at flat position `at` that belong to the first columns of a row to `out`, the plane without the
-/// other columns. To be called in the order of positions: what a vector writes too much, the next ones correct.
+/// relu(sums) at flat `positions` → `out`, the plane `[rows, columns]` without the columns that are garbage. To be called in the
+/// order of positions: whole vectors are written, and what they write too much is corrected by those that follow.
 #[inline(always)]
-fn crop<S: Simd, T: Lanes>(s: S, v: T::Vector<S>, (width, at): (usize, usize), columns: usize, out: &mut [T]) {
-    let (mut row, mut column, mut lane) = (at / width, at % width, 0);
-    while lane < T::lanes::<S>() && row * columns < out.len() {
-        if column < columns {
-            T::store(s, &mut out[row * columns + column..], T::rotate(s, v, lane));
+fn crop<S: Simd, T: Lanes>(s: S, sums: &[T], (width, positions): (usize, Range<usize>), columns: usize, out: &mut [T]) {
+    let (mut row, mut column) = (positions.start / width, positions.start % width);
+    let mut done = 0;
+    while done < positions.len() && row * columns < out.len() {
+        for i in (0..columns.saturating_sub(column).min(positions.len() - done)).step_by(T::lanes::<S>()) {
+            let sum = T::load(s, &sums[done + i..]);
+            T::store(s, &mut out[row * columns + column + i..], T::where_positive(s, sum, sum));
         }
-        lane += width - column;
+        done += width - column;
         (row, column) = (row + 1, 0);
     }
 }
@@ -272,7 +295,13 @@ fn first<S: Simd, T: Lanes>(s: S, d: &Dims, image: &[T], taps: &Taps<T>, x: &mut
         (d.w, positions),
         taps,
         #[inline(always)]
-        |o, at, sum| T::store(s, &mut a.channel_mut(o)[at..], T::where_positive(s, sum, sum)),
+        |o, positions, sums| {
+            let lanes = T::lanes::<S>();
+            for (a, sum) in a.channel_mut(o)[positions].chunks_exact_mut(lanes).zip(sums.chunks_exact(lanes)) {
+                let sum = T::load(s, sum);
+                T::store(s, a, T::where_positive(s, sum, sum));
+            }
+        },
     );
     a.clear_around(s, positions);
 }
@@ -301,9 +330,8 @@ impl<T: Lanes> WithSimd for Forward<'_, T> {
             (d.w, height * d.w),
             &taps[1],
             #[inline(always)]
-            |o, at, sum| {
-                let y = &mut y[o * height * columns..][..height * columns];
-                crop(s, T::where_positive(s, sum, sum), (d.w, at), columns, y);
+            |o, positions, sums| {
+                crop(s, sums, (d.w, positions), columns, &mut y[o * height * columns..][..height * columns])
             },
         );
     }
@@ -375,9 +403,13 @@ fn hidden_gradient<S: Simd, T: Lanes>(
         (d.w, positions),
         taps,
         #[inline(always)]
-        |c, at, sum| {
-            let gate = T::load(s, &a.channel(c)[at..]);
-            T::store(s, &mut dz1.channel_mut(c)[at..], T::where_positive(s, gate, sum));
+        |c, positions, sums| {
+            let lanes = T::lanes::<S>();
+            let gates = a.channel(c)[positions.clone()].chunks_exact(lanes);
+            let both = gates.zip(sums.chunks_exact(lanes));
+            for (dz, (gate, sum)) in dz1.channel_mut(c)[positions].chunks_exact_mut(lanes).zip(both) {
+                T::store(s, dz, T::where_positive(s, T::load(s, gate), T::load(s, sum)));
+            }
         },
     );
     for c in 0..d.c1 {
@@ -398,9 +430,10 @@ fn input_gradient<S: Simd, T: Lanes>(s: S, d: &Dims, dz1: &Planes<T>, taps: &Tap
         (d.w, d.h * d.w),
         taps,
         #[inline(always)]
-        |_, at, sum| {
-            if let Some(dx) = dx.get_mut(at..) {
-                T::store(s, dx, T::plus(s, T::load(s, dx), sum));
+        |_, positions, sums| {
+            let (lanes, end) = (T::lanes::<S>(), positions.end.min(dx.len()));
+            for (dx, sum) in dx[positions.start..end].chunks_mut(lanes).zip(sums.chunks_exact(lanes)) {
+                T::store(s, dx, T::plus(s, T::load(s, dx), T::load(s, sum)));
             }
         },
     );
