@@ -157,6 +157,11 @@ pub fn sized(n: usize) -> Vec<Case> {
         })
         .with_input(0, ink(0, n))
         .against(41.712),
+        Case::new(
+            "conv_pair at half the resolution",
+            &[&[&[n, SIDE / 2, SIDE / 2][..]], &weights[..]].concat(),
+            |_, x, _| x[0].conv_pair(x[1], x[2], x[3], x[4], None),
+        ),
         Case::new("conv_pair, weights only", &weights, |tape, x, c| {
             tape.constant(c[0].clone()).conv_pair(x[0], x[1], x[2], x[3], None)
         })

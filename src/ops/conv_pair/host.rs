@@ -199,7 +199,7 @@ fn convolve<'x, S: Simd, T: Lanes>(
     while o < taps.outs() {
         o += match taps.outs() - o {
             8.. if S::REGISTER_COUNT >= 32 => tiles::<S, T, 8, 3>(s, &x, (width, positions), (taps, o), &mut store),
-            4.. => tiles::<S, T, 4, 3>(s, &x, (width, positions), (taps, o), &mut store),
+            4.. => tiles::<S, T, 4, 2>(s, &x, (width, positions), (taps, o), &mut store),
             _ => tiles::<S, T, 1, 8>(s, &x, (width, positions), (taps, o), &mut store),
         };
     }
