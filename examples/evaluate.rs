@@ -25,8 +25,8 @@ Examples:
 Numbers are means over images in nats (natural logarithms of densities of 8-bit pixels divided by 255), and standard errors of
 these means. A .json holds them with everything they depend on, a .csv has a row per image.")]
 struct Arguments {
-    /// A checkpoint, or a run's folder for its newest one
-    #[arg(long, value_name = "FILE")]
+    /// A checkpoint, a run's folder for its newest one, or the name of a model that ships (mnist, …)
+    #[arg(long, value_name = "FILE", value_parser = common::checkpoint())]
     checkpoint: PathBuf,
     #[command(flatten)]
     data: Data,

@@ -29,8 +29,8 @@ Examples:
   reconstruct --checkpoint runs/mnist-quick-warp --data kmnist --count 30 --out strange.svg
   reconstruct --checkpoint runs/mnist-quick-warp --data mnist --count 1000 --out strokes.json")]
 struct Arguments {
-    /// A checkpoint, or a run's folder for its newest one
-    #[arg(long, value_name = "FILE")]
+    /// A checkpoint, a run's folder for its newest one, or the name of a model that ships (mnist, …)
+    #[arg(long, value_name = "FILE", value_parser = common::checkpoint())]
     checkpoint: PathBuf,
     #[command(flatten)]
     data: Data,

@@ -9,7 +9,7 @@ use dood::{
     data::Source,
     files::quoted,
     measure::Measured,
-    model::Variant,
+    model::{Stop, Variant},
     ops::Placement,
     train::{Ended, Options, Plan, Preset, Resume},
 };
@@ -28,6 +28,7 @@ Examples:
   train                                          a small model on synthetic strokes
   train --data mnist --download                  a small model on MNIST, fetched on first use
   train --data images:FOLDER --steps 5000        on your own pictures; idx:FOLDER for the format of MNIST
+  train --preset hour --data mnist               published quality in an hour or so
   train --preset paper --data mnist              as published: days on a GPU
   train --resume --out runs/mnist-quick-warp     go on with a run that was stopped
   train --print-config > mine.toml               every size and setting, to be changed
@@ -46,7 +47,7 @@ struct Arguments {
     data: Option<Source>,
     #[command(flatten)]
     reading: Reading,
-    /// Model size and settings: quick (minutes) or paper (as published) [default: quick]
+    /// Model size and settings: quick (minutes), hour (published quality in an hour or so) or paper (as published) [default: quick]
     #[arg(long, value_parser = word::<Preset>)]
     preset: Option<Preset>,
     /// Which model of the paper: dood, sp (fixed prior), eg (no guidance), dr (no renderer), air or dair [default: dood]
@@ -55,10 +56,14 @@ struct Arguments {
     /// How strokes get onto the canvas: warp (drawn in a window, then warped) or points (control points are moved) [default: warp]
     #[arg(long, value_parser = word::<Placement>)]
     placement: Option<Placement>,
-    /// Updates to make in total [default: 3600, paper 500001]
+    /// How the decision to stop is learned: nvil (sampled, with a baseline network, as published) or exact (the mean over all ends)
+    /// [default: nvil, hour exact]
+    #[arg(long, value_parser = word::<Stop>)]
+    stop: Option<Stop>,
+    /// Updates to make in total [default: 3600, hour 8000, paper 500001]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
-    /// Images per update [default: 32, paper 64]
+    /// Images per update [default: 32, others 64]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
     /// Key of all random numbers: the same seed gives the same run, bit for bit [default: 0]
@@ -107,6 +112,7 @@ fn train(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         preset: arguments.preset,
         model: arguments.model,
         placement: arguments.placement,
+        stop: arguments.stop,
         steps: arguments.steps,
         batch: arguments.batch.map(|batch| batch as usize),
         seed: arguments.seed,

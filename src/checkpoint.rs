@@ -3,12 +3,12 @@
 //!
 //! | entry | what |
 //! | --- | --- |
-//! | `<name>` | a parameter, `F32` (or `F64` from a double-precision device) |
+//! | `<name>` | a parameter, `F32` (`F64` from a double-precision device, `F16` in a model to share; `BF16` is read, too) |
 //! | `adam.m.<name>`, `adam.v.<name>`, `adam.step` | Adam's moments and its number of updates (`I64`) |
 //! | `nvil.mean`, `nvil.var`, `iteration` | running statistics of the learning signal, number of updates (`I64`) |
 //!
-//! The metadata hold the model's [`Config`] (`config`) and the run's settings (`settings`) as JSON. The same state gives the same
-//! bytes.
+//! The metadata hold the model's [`Config`] (`config`) and the run's settings (`settings`) as JSON; in a model to share what is worth
+//! knowing of it (`about`). The same state gives the same bytes.
 
 #[cfg(test)]
 mod tests;
@@ -21,6 +21,7 @@ use crate::{
     optim::Adam,
     real::Real,
 };
+use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::Metadata};
 use serde::Deserialize;
 use serde_json::Value;
@@ -51,6 +52,7 @@ struct Entry {
 enum Content {
     Count(u64),
     Values(Tensor),
+    Half(Tensor),
 }
 
 impl Entry {
@@ -69,11 +71,16 @@ impl Entry {
             Content::Count(_) => "I64",
             Content::Values(values) if values.device().dtype() == DType::F64 => "F64",
             Content::Values(_) => "F32",
+            Content::Half(_) => "F16",
         }
     }
 
     fn bytes(&self) -> usize {
-        let size = if self.dtype() == "F32" { 4 } else { 8 };
+        let size = match self.dtype() {
+            "F16" => 2,
+            "F32" => 4,
+            _ => 8,
+        };
         size * self.shape.iter().product::<usize>()
     }
 
@@ -81,6 +88,10 @@ impl Entry {
         const { assert!(cfg!(target_endian = "little"), "safetensors are little-endian") };
         match &self.content {
             Content::Count(value) => out.write_all(&(*value as i64).to_le_bytes()),
+            Content::Half(values) => {
+                let half: Vec<f16> = values.to_f32().into_iter().map(f16::from_f32).collect();
+                half.iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))
+            }
             Content::Values(values) => {
                 on_device!(
                     values.device(),
@@ -117,7 +128,22 @@ pub fn save(path: &Path, config: &Config, params: &Params, progress: Option<&Pro
             entries.push(Entry { name: name.into(), shape: vec![], content });
         }
     }
-    let header = header(&entries, &metadata);
+    write(path, &entries, &metadata)
+}
+
+/// Writes a model to share, atomically: the parameters in half precision, and what is worth knowing `about` it as JSON, which
+/// [`Checkpoint::about`] gives back.
+pub fn export(path: &Path, config: &Config, params: &Params, about: &Value) -> Result<()> {
+    let entry = |spec: &Spec| {
+        let window = params.slab().window(spec.range().start, &spec.shape);
+        Entry { name: spec.name.clone(), shape: spec.shape.clone(), content: Content::Half(window) }
+    };
+    let entries: Vec<Entry> = params.specs().iter().map(entry).collect();
+    write(path, &entries, &[("config", json(config)), ("about", json(about))])
+}
+
+fn write(path: &Path, entries: &[Entry], metadata: &[(&str, String)]) -> Result<()> {
+    let header = header(entries, metadata);
     files::write_atomically(path, |out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(header.as_bytes())?;
@@ -159,6 +185,7 @@ pub struct Checkpoint<'a> {
     data: &'a [u8],
     config: Config,
     settings: Option<Value>,
+    about: Option<Value>,
 }
 
 impl<'a> Checkpoint<'a> {
@@ -172,9 +199,12 @@ impl<'a> Checkpoint<'a> {
         let text = |key| entries.metadata().as_ref().and_then(|m| m.get(key));
         let foreign = || fail("it holds no model configuration, so another program wrote it".into());
         let config = parse_config(text("config").ok_or_else(foreign)?).map_err(fail)?;
-        let settings = text("settings").map(|s| serde_json::from_str(s)).transpose();
-        let settings = settings.map_err(|e| fail(format!("its settings are not JSON ({e})")))?;
-        Ok(Checkpoint { name: name.into(), data: &bytes[8 + header..], entries, config, settings })
+        let optional = |key: &'static str| {
+            let value = text(key).map(|s| serde_json::from_str(s)).transpose();
+            value.map_err(|e| fail(format!("its {key} are not JSON ({e})")))
+        };
+        let (settings, about) = (optional("settings")?, optional("about")?);
+        Ok(Checkpoint { name: name.into(), data: &bytes[8 + header..], entries, config, settings, about })
     }
 
     /// The model's configuration; its sizes are possible ones, but see [`Checkpoint::model`].
@@ -187,7 +217,12 @@ impl<'a> Checkpoint<'a> {
         self.settings.as_ref()
     }
 
-    /// The model and its parameters. Parameters of the other precision are converted.
+    /// What is worth knowing of a model to share, as [`export`] was told.
+    pub fn about(&self) -> Option<&Value> {
+        self.about.as_ref()
+    }
+
+    /// The model and its parameters. Parameters of another precision, also half, are converted.
     ///
     /// No memory is taken before every name and shape was found to be what the configuration asks for.
     ///
@@ -284,8 +319,13 @@ impl<'a> Checkpoint<'a> {
             Some(_) => {}
         };
         for prefix in prefixes {
+            // Moments are as precise as they were; parameters alone may be rounded.
+            let allowed: &[Dtype] = match *prefix {
+                "" => &[Dtype::F32, Dtype::F64, Dtype::F16, Dtype::BF16],
+                _ => &[Dtype::F32, Dtype::F64],
+            };
             for spec in specs {
-                expect(format!("{prefix}{}", spec.name), &spec.shape, &[Dtype::F32, Dtype::F64]);
+                expect(format!("{prefix}{}", spec.name), &spec.shape, allowed);
             }
         }
         let mut unexpected = vec![];
@@ -300,7 +340,7 @@ impl<'a> Checkpoint<'a> {
         } else {
             NUMBERS.iter().for_each(|(name, allowed)| expect(name.to_string(), &[], allowed));
         }
-        if let Some(cause) = self.common_cause(&missing, &types) {
+        if let Some(cause) = self.common_cause(&missing) {
             return Err(self.fail(&cause));
         }
         let problems = [
@@ -321,15 +361,8 @@ impl<'a> Checkpoint<'a> {
         }
     }
 
-    /// What explains all names that are missing, or all types that are wrong, at once.
-    fn common_cause(&self, missing: &[String], types: &[String]) -> Option<String> {
-        let half = types.iter().all(|found| found.ends_with(" is F16") || found.ends_with(" is BF16"));
-        if !types.is_empty() && half {
-            return Some(format!(
-                "its values are in half precision ({}): write it again in single precision, for example after model.float() in PyTorch",
-                types[0].rsplit(' ').next().unwrap_or_default()
-            ));
-        }
+    /// What explains all names that are missing at once.
+    fn common_cause(&self, missing: &[String]) -> Option<String> {
         let names = self.entries.offset_keys();
         let first = missing.first()?;
         let prefix = names.iter().find_map(|name| name.strip_suffix(first).filter(|prefix| !prefix.is_empty()))?;
@@ -351,13 +384,16 @@ impl<'a> Checkpoint<'a> {
     }
 
     fn read<T: Real>(&self, name: &str, values: &mut [T]) -> Result<()> {
-        let bytes = self.bytes(name);
-        if bytes.len() == 8 * values.len() {
-            let numbers = bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b));
+        fn convert<T: Real, const N: usize>(bytes: &[u8], values: &mut [T], number: impl Fn([u8; N]) -> f64) {
+            let numbers = bytes.as_chunks().0.iter().map(|&bytes| number(bytes));
             values.iter_mut().zip(numbers).for_each(|(x, number)| *x = T::of(number));
-        } else {
-            let numbers = bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b));
-            values.iter_mut().zip(numbers).for_each(|(x, number)| *x = T::of(number.into()));
+        }
+        let bytes = self.bytes(name);
+        match self.entries.info(name).expect("the entry was checked to be there").dtype {
+            Dtype::F64 => convert(bytes, values, f64::from_le_bytes),
+            Dtype::F16 => convert(bytes, values, |b| f16::from_le_bytes(b).into()),
+            Dtype::BF16 => convert(bytes, values, |b| bf16::from_le_bytes(b).into()),
+            _ => convert(bytes, values, |b| f32::from_le_bytes(b).into()),
         }
         match values.iter().position(|x| !x.is_finite()) {
             None => Ok(()),

@@ -31,10 +31,11 @@ mod onoff;
 mod prefix_bound;
 mod squash;
 
-// Random tensors; rows that take part; how products are cut on a GPU.
+// Random tensors; rows that take part; how products are cut on a GPU; what is done to images before they are learned from.
 mod gemm;
 mod live;
 mod noise;
+mod thicken;
 
 use crate::{Tensor, op::size};
 
@@ -50,7 +51,9 @@ pub use onoff::sample_onoff;
 pub use prefix_bound::prefix_bound;
 pub use render_stroke::{Placement, RenderSettings, render_stroke};
 pub use shape::{concat, stack};
+pub(crate) use squash::PIXEL_SCALE;
 pub use squash::{Range, Squash};
+pub use thicken::{Thicker, thicken};
 
 #[track_caller]
 pub(crate) fn same_shape(op: &str, a: &Tensor, b: &Tensor) {

@@ -27,7 +27,7 @@ use crate::{
         Config, Dropout, GROUPS, Model, Noise, Start,
         objective::{Running, Terms},
     },
-    ops::Placement,
+    ops::{Placement, Thicker, thicken},
     optim::{Adam, Schedule},
     real::Real,
     rng::{Rng, Stream},
@@ -78,6 +78,7 @@ impl Preset {
             rates: [1e-4, 1e-3, 1e-4, 1e-4],
             warmup: 0,
             decay: 1.0,
+            thicker: 0,
             eager: omniglot,
             faint: omniglot,
             images: 0,
@@ -93,6 +94,7 @@ impl Preset {
                 rates: [1e-3, 1e-3, 1e-4, 2e-2],
                 warmup: 200,
                 decay: 0.01,
+                thicker: if omniglot { 800 } else { 0 },
                 eager: true,
                 faint: false,
                 log_every: 20,
@@ -152,6 +154,9 @@ pub struct Settings {
     /// The part of the learning rates that is left at the end of the run, to which they fall as half a cosine; 1 for no fall.
     #[serde(default = "one")]
     pub decay: f64,
+    /// Updates over which the training images are shown with thicker ink at first, by [`THICKER`] pixels and ever less.
+    #[serde(default)]
+    pub thicker: u64,
     /// Begin by drawing almost every stroke ([`Start::eager`]).
     pub eager: bool,
     /// Begin with thin, faint strokes ([`Start::faint`]).
@@ -169,6 +174,9 @@ pub struct Settings {
     /// Updates between checkpoints.
     pub checkpoint_every: u64,
 }
+
+/// How much thicker ink is at first, in pixels on each side.
+const THICKER: f64 = 2.0;
 
 fn one() -> f64 {
     1.0
@@ -338,6 +346,7 @@ impl Trainer {
     fn step_on_host(&mut self) -> Result<Report> {
         let chosen = self.next_images().to_vec();
         let x = pixels(&self.images, chosen.into_iter().map(|i| i as usize), self.params.device());
+        let x = self.shown(x, self.running.iteration);
         let rng = Rng::new(self.settings.seed, self.running.iteration);
         let noise = Noise::draw(&self.model, self.params.device(), x.shape()[0], rng);
         let tape = Tape::new(&self.params);
@@ -364,6 +373,12 @@ impl Trainer {
         self.adam.step(&mut self.params, &self.grads);
         self.running = Running { statistics, iteration: self.running.iteration + 1 };
         Ok(report)
+    }
+
+    /// Images as update `at` is shown them.
+    fn shown(&self, x: Tensor, at: u64) -> Tensor {
+        let Settings { thicker: updates, .. } = self.settings;
+        if updates == 0 { x } else { thicken(&x, Thicker { radius: THICKER, updates }, at) }
     }
 
     /// The images of the next update, as numbers in the training set.

@@ -5,7 +5,10 @@ use dood::{
     Device, Error, MathMode, Observer, Result,
     data::{self, Fit, Images, Invert, Source},
 };
-use std::ffi::OsString;
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 /// Where to compute.
 #[derive(clap::Args, Clone, Debug)]
@@ -111,6 +114,16 @@ impl Data {
 /// Reads a value that is written as one word, as in checkpoints.
 pub fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(text.into()).map_err(|e| e.to_string())
+}
+
+/// Takes the path of a checkpoint or of a run, or the name of a model that ships in the repository.
+pub fn checkpoint() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(|word| {
+        let path = PathBuf::from(&word);
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(&word).with_extension("safetensors");
+        let bare = path.components().count() == 1 && path.extension().is_none();
+        if bare && !path.exists() && shipped.is_file() { shipped } else { path }
+    })
 }
 
 /// Takes a folder as it is, also where its name is not UTF-8.

@@ -15,13 +15,13 @@ use dood::{
 use std::{path::PathBuf, str::FromStr};
 
 /// Images of which the middle pen is taken (section 11c).
-const MEASURED: usize = 64;
+pub const MEASURED: usize = 64;
 
 /// Which model draws, and how freely.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Generation {
-    /// A checkpoint, or a run's folder for its newest one
-    #[arg(long, value_name = "FILE")]
+    /// A checkpoint, a run's folder for its newest one, or the name of a model that ships (mnist, …)
+    #[arg(long, value_name = "FILE", value_parser = super::checkpoint())]
     pub checkpoint: PathBuf,
     /// How freely it draws: "paper" (a tenth of the spread for places and strokes, 0.84 for size and rotation), or a factor of all
     /// standard deviations, 1 being the model as it has learned
@@ -57,10 +57,22 @@ impl Generation {
             _ if !artist.model.has_pens() => None,
             (Some(Pen(pen)), _) => Some(pen),
             (None, Some(source)) => self.measure(&artist, source, observer)?,
-            (None, None) => self.measure(&artist, &self.learned_from()?, observer)?,
+            (None, None) => match self.known_pen()? {
+                Some(pen) => Some(pen),
+                None => self.measure(&artist, &self.learned_from()?, observer)?,
+            },
         };
         let strokes = self.strokes.map_or(artist.model.config.strokes, usize::from);
         Ok(Opened { artist, pen, heat: self.temperature.0, strokes })
+    }
+
+    /// The pen that a model to share comes with.
+    fn known_pen(&self) -> Result<Option<MedianPen>> {
+        let path = checkpoint::find(&self.checkpoint)?;
+        let bytes = files::read(&path)?;
+        let checkpoint = Checkpoint::parse(&bytes, &path.display().to_string())?;
+        let pen = checkpoint.about().and_then(|about| about.get("pen")).cloned();
+        Ok(pen.and_then(|pen| serde_json::from_value(pen).ok()))
     }
 
     /// The set that the model has learned from.

@@ -9,7 +9,7 @@ pub mod generation;
 mod screen;
 mod signals;
 
-pub use arguments::{Compute, Data, Reading, Split, source, word};
+pub use arguments::{Compute, Data, Reading, Split, checkpoint, source, word};
 pub use screen::Screen;
 
 use clap::Parser;

@@ -4,9 +4,10 @@ use super::{Dropout, Each, Model, Noise, Pass, Step, Stop};
 use crate::{
     Params, Tape, Tensor, Var,
     ops::{
-        self,
+        self, PIXEL_SCALE,
         nvil::{self, Advantage},
     },
+    real::Real,
 };
 
 /// The running mean and variance of the learning signal, on the device, and whether they hold anything yet.
@@ -95,6 +96,12 @@ impl Model {
     /// log p(x | canvas) `[B]`: density of the images around the last canvas.
     pub fn log_likelihood<'t>(&self, x: &Tensor, steps: &[Step<'t>]) -> Var<'t> {
         self.density(x, steps.last().expect("at least one stroke").after.shown)
+    }
+
+    /// The scale v of every pixel in the likelihood (section 7), row by row.
+    pub fn pixel_scales(&self, params: &Params) -> Vec<f64> {
+        let (low, high) = PIXEL_SCALE;
+        params.get(self.raw_scale).to_f64().into_iter().map(|w| low + (high - low) * Real::sigmoid(w)).collect()
     }
 
     fn density<'t>(&self, x: &Tensor, canvas: Var<'t>) -> Var<'t> {

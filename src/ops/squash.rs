@@ -26,7 +26,7 @@ pub enum Range {
 use Range::{Above, Free, Tanh, Within};
 
 /// Bounds of the per-pixel scale of the likelihood.
-pub(super) const PIXEL_SCALE: (f64, f64) = (0.01, 1.0);
+pub(crate) const PIXEL_SCALE: (f64, f64) = (0.01, 1.0);
 
 /// The ranges of the columns of a network's raw output. Those of the model are in `model/ranges.rs`.
 #[derive(Clone, Debug)]

@@ -213,6 +213,7 @@ impl Trainer {
                 pixels,
             ],
         );
+        let x = self.shown(x, at);
         let rng = Rng::new(self.settings.seed, at);
         let noise = Noise::draw(&self.model, device, batch, rng);
         let steps = self.model.recognise(tape, &x, &self.model.lesson(noise, Dropout::Random(rng)));

@@ -6,7 +6,7 @@ use crate::{
     checkpoint::{self, Checkpoint},
     data::{Fit, Invert, Source},
     files::{self, quoted},
-    model::{Config, Variant},
+    model::{Config, Stop, Variant},
     ops::Placement,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -29,6 +29,8 @@ pub struct Options {
     pub model: Option<Variant>,
     /// How strokes get onto the canvas.
     pub placement: Option<Placement>,
+    /// How the decision to stop is learned.
+    pub stop: Option<Stop>,
     /// Updates at which the run ends.
     pub steps: Option<u64>,
     /// Images per update.
@@ -96,7 +98,7 @@ pub struct Plan {
 }
 
 /// Settings in which a resumed run may not differ from what it was.
-const IDENTITY: [&str; 7] = ["preset", "batch", "seed", "eager", "faint", "fit", "invert"];
+const IDENTITY: [&str; 8] = ["preset", "batch", "seed", "eager", "faint", "thicker", "fit", "invert"];
 
 impl Plan {
     /// What `options` come to. Reads the checkpoint of a run that is to be resumed, and no data.
@@ -148,6 +150,7 @@ impl Plan {
         let (preset, model, placement) = (options.preset()?, options.model()?, options.placement()?);
         let config = preset.config(placement).with_variant(model);
         let config = Config { variant: model, placement, ..overlaid(&config, &options.overrides.model, "model")? };
+        let config = Config { stop: options.stop.unwrap_or(config.stop), ..config };
         let mut settings = overlaid(&preset.settings(&options.source()?), &options.overrides.run, "run")?;
         options.apply(&mut settings);
         settings.preset = preset;
@@ -169,6 +172,7 @@ impl Plan {
         let mut config = overlaid(&saved_config, &options.overrides.model, "model")?;
         config.placement = options.placement.unwrap_or(config.placement);
         config.variant = options.model.unwrap_or(config.variant);
+        config.stop = options.stop.unwrap_or(config.stop);
         let mut wished = overlaid(&saved, &options.overrides.run, "run")?;
         options.apply(&mut wished);
         let mut differences = differences(&config, &saved_config, None);

@@ -16,6 +16,7 @@ use crate::{
     metrics::{EventFile, Metrics, MetricsFile},
     model::{Config, Model, Start, Variant},
     observer::{Silent, Unit},
+    ops::PIXEL_SCALE,
     rng::Rng,
 };
 use std::{
@@ -44,6 +45,9 @@ const KEEP: usize = 3;
 /// Test images that are measured, and of these the ones in a picture.
 const MEASURED: usize = 64;
 const PICTURED: usize = 12;
+/// Updates after which a model that draws is expected to have begun, and nats of divergence below which its strokes say nothing.
+const PATIENCE: u64 = 300;
+const DRAWS_NOTHING: f64 = 1.0;
 /// Updates between two looks at the observer, on a GPU.
 const MOST_AT_ONCE: u64 = 100;
 
@@ -118,7 +122,7 @@ const TEST: [&str; 3] = ["elbo", "log_likelihood", "strokes"];
 /// The columns of `metrics.csv` but for the step.
 fn columns() -> Vec<&'static str> {
     let mut names = Report::NAMES.to_vec();
-    names.extend(["images_per_s", "test_elbo", "test_log_likelihood", "test_strokes"]);
+    names.extend(["images_per_s", "scale", "scale_at_floor", "test_elbo", "test_log_likelihood", "test_strokes"]);
     names
 }
 
@@ -133,6 +137,8 @@ struct Run<'a> {
     metrics: MetricsFile,
     events: EventFile,
     recent: Recent,
+    /// Whether the model has given up drawing.
+    given_up: bool,
     /// What could not be written so far.
     failing: HashSet<&'static str>,
 }
@@ -145,7 +151,7 @@ impl<'a> Run<'a> {
         let measured = spread(MEASURED, test.len());
         let recent = Recent::new(trainer.settings().batch);
         let failing = HashSet::new();
-        Ok(Run { observer, trainer, folder, test, measured, metrics, events, recent, failing })
+        Ok(Run { observer, trainer, folder, test, measured, metrics, events, recent, given_up: false, failing })
     }
 
     /// Everything from here to the end.
@@ -191,6 +197,7 @@ impl<'a> Run<'a> {
         self.recent.add(&reports);
         self.observer.advance(reports.len() as u64);
         self.observer.status(&self.recent.words());
+        self.look_after(step);
         let report = reports.last().expect("at least one step");
         // The last step's pictures and checkpoint are never left out.
         let last = step >= settings.steps;
@@ -225,8 +232,9 @@ impl<'a> Run<'a> {
     fn log(&mut self, step: u64, report: &Report, scores: Option<&[Score]>) {
         let mut values = report.values().to_vec();
         values.push(self.recent.images_per_s());
+        values.extend(self.scales());
         let mut tagged: Vec<(String, f32)> = vec![];
-        let names = Report::NAMES.into_iter().chain(["images_per_s"]);
+        let names = Report::NAMES.into_iter().chain(["images_per_s", "scale", "scale_at_floor"]);
         tagged.extend(names.zip(&values).map(|(name, &value)| (format!("train/{name}"), value)));
         if let Some(scores) = scores {
             let Measured { elbo, log_likelihood, strokes, .. } = Measured::of(scores, 1);
@@ -241,9 +249,31 @@ impl<'a> Run<'a> {
         self.report("events for TensorBoard", logged);
     }
 
+    /// The mean scale of the likelihood's pixels, and the share of them that is as small as can be.
+    fn scales(&self) -> [f32; 2] {
+        let (model, params) = self.model();
+        let scales = model.pixel_scales(params);
+        let count = scales.len() as f64;
+        let small = scales.iter().filter(|&&scale| scale < 1.1 * PIXEL_SCALE.0).count() as f64;
+        [scales.iter().sum::<f64>() / count, small / count].map(|x| x as f32)
+    }
+
+    /// Tells, once, that nothing is drawn any more. From then on no checkpoint is removed: the older ones may be of use.
+    fn look_after(&mut self, step: u64) {
+        if self.given_up || step < PATIENCE || self.recent.kl_stroke > DRAWS_NOTHING {
+            return;
+        }
+        self.given_up = true;
+        self.observer.note(&format!(
+            "At step {step} the model has given up drawing (its strokes differ by {:.2} nats from the prior's): begin anew with \
+             a smaller --learning-rate, or with thicker ink at first (thicker in [run], see --print-config).",
+            self.recent.kl_stroke
+        ));
+    }
+
     fn checkpoint(&self) -> Result<()> {
         self.trainer.save(&checkpoint::path(&self.folder, self.trainer.updates()))?;
-        checkpoint::prune(&self.folder, KEEP)
+        checkpoint::prune(&self.folder, if self.given_up { usize::MAX } else { KEEP })
     }
 
     /// Evaluation has random numbers of its own: training's are keyed by the seed itself.
@@ -350,6 +380,7 @@ fn panels(metrics: &Metrics, images: usize) -> Vec<Panel> {
             &[("kl_onoff", "on/off"), ("kl_layout", "layouts"), ("kl_stroke", "strokes")],
         ),
         panel("Strokes per image", "strokes", &[("strokes", "training"), ("test_strokes", &test)]),
+        panel("Scale of a pixel", "ink", &[("scale", "mean")]),
         panel("Gradient norm", "", &[("gradient_norm", "")]),
         panel("Speed", "images per second", &[("images_per_s", "")]),
     ]
@@ -364,11 +395,13 @@ struct Recent {
     seconds_per_step: f64,
     /// ELBO, log-likelihood, strokes.
     means: [f64; 3],
+    /// Divergence of the strokes.
+    kl_stroke: f64,
 }
 
 impl Recent {
     fn new(batch: usize) -> Self {
-        Recent { batch, updates: 0, last: Instant::now(), seconds_per_step: 0.0, means: [0.0; 3] }
+        Recent { batch, updates: 0, last: Instant::now(), seconds_per_step: 0.0, means: [0.0; 3], kl_stroke: 0.0 }
     }
 
     /// Takes updates that were made together into exponential averages.
@@ -381,6 +414,7 @@ impl Recent {
             let update = |old: &mut f64, new: f64| *old += weight * (new - *old);
             update(&mut self.seconds_per_step, seconds);
             let shown = [report.elbo, report.log_likelihood, report.strokes];
+            update(&mut self.kl_stroke, report.kl_stroke.into());
             self.means.iter_mut().zip(shown).for_each(|(old, new)| update(old, new.into()));
         }
     }

@@ -3,7 +3,7 @@
 use super::{Case, SIDE, ink, layouts, mask, normal, uniform};
 use dood::{
     MathMode,
-    ops::{Angle, Likelihood, residual_ratio},
+    ops::{Angle, Likelihood, Thicker, residual_ratio, thicken},
 };
 use std::rc::Rc;
 
@@ -84,6 +84,14 @@ fn pooling(shape: [usize; 3], side: usize) -> Case {
     Case::new(format!("average_pool {shape:?} by {side}"), &[&shape], move |_, x, _| x[0].average_pool(side))
 }
 
+fn thickening(update: u64) -> Case {
+    let (shape, thicker) = ([3, 9, 14], Thicker { radius: 2.0, updates: 8 });
+    Case::new(format!("thicken after {update} of 8 updates"), &[], move |tape, _, c| {
+        tape.constant(thicken(&c[0], thicker, update))
+    })
+    .with_constant(&shape, uniform(1, &shape, 0.0, 1.0))
+}
+
 fn affines() -> Vec<Case> {
     let near_one = |shape: &[usize]| normal(3, shape, 0.8, 0.2);
     vec![
@@ -128,6 +136,7 @@ pub fn small() -> Vec<Case> {
     cases.extend([sampling(9, 9, false), sampling(5, 23, true), sampling(18, 1, false)]);
     cases.extend(of_images_without_gradient());
     cases.extend([pooling([3, 10, 6], 2), pooling([2, 9, 3], 3), pooling([1, 5, 7], 1)]);
+    cases.extend([thickening(0), thickening(3), thickening(9)]);
     cases.extend(affines());
     cases.extend(likelihoods());
     cases
