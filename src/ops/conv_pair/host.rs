@@ -110,6 +110,12 @@ impl<T: Lanes> Taps<T> {
 /// The sums that are in registers at once, 24 vectors of up to 16 numbers, and a vector of anything.
 const BUFFER: usize = 25 * 16;
 
+/// 32 registers, which vectors of 512 bits always come with, instead of 16.
+#[inline(always)]
+fn many_registers<S: Simd>() -> bool {
+    S::REGISTER_COUNT >= 32 || size_of::<S::f32s>() >= 64
+}
+
 /// Sums leave their registers through this memory. Were they used where they are, by loops that are too long to be unrolled, the
 /// compiler would have to keep them in memory all the time.
 #[repr(align(64))]
@@ -198,7 +204,7 @@ fn convolve<'x, S: Simd, T: Lanes>(
     let mut o = 0;
     while o < taps.outs() {
         o += match taps.outs() - o {
-            8.. if S::REGISTER_COUNT >= 32 => tiles::<S, T, 8, 3>(s, &x, (width, positions), (taps, o), &mut store),
+            8.. if many_registers::<S>() => tiles::<S, T, 8, 3>(s, &x, (width, positions), (taps, o), &mut store),
             4.. => tiles::<S, T, 4, 2>(s, &x, (width, positions), (taps, o), &mut store),
             _ => tiles::<S, T, 1, 8>(s, &x, (width, positions), (taps, o), &mut store),
         };
@@ -250,7 +256,7 @@ fn correlate<S: Simd, T: Lanes>(s: S, x: &Planes<T>, dz: &Planes<T>, positions: 
     let mut o = 0;
     while o < outs {
         o += match outs - o {
-            8.. if S::REGISTER_COUNT >= 32 => correlate_some::<S, T, 8>(s, x, (dz, o), positions, dw, ins),
+            8.. if many_registers::<S>() => correlate_some::<S, T, 8>(s, x, (dz, o), positions, dw, ins),
             4.. => correlate_some::<S, T, 4>(s, x, (dz, o), positions, dw, ins),
             _ => correlate_some::<S, T, 1>(s, x, (dz, o), positions, dw, ins),
         };
@@ -476,4 +482,74 @@ pub(super) fn backward<T: Lanes>(d: &Dims, (image, y, dy): (&[T], &[T], &[T]), t
         let (x, a, dz2, dz1) = (planes(1), planes(d.c1), planes(d.c2), planes(d.c1));
         cpu::dispatch(Backward { d, image, y, dy, taps, x, a, dz2, dz1, out });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Device,
+        rng::{Rng, Stream},
+    };
+    use pulp::{Scalar, Scalar128b, Scalar256b, Scalar512b};
+
+    /// y, and the gradients of w1, b1, w2, b2 and x, of one image with vectors of `S`. The scratch memory is full of NaN.
+    fn results<S: Simd, T: Lanes>(s: S, d: &Dims) -> Vec<f64> {
+        let draw = |k: u32, n: usize| -> Vec<T> {
+            let values = Rng::new(7, 0).normal_tensor(&Device::cpu_f64(), Stream(k), &[n]);
+            values.to_f64().iter().map(|&v| T::of(v)).collect()
+        };
+        let (weights1, weights2) = (d.c1 * 9, d.c2 * d.c1 * 9);
+        let (image, dy) = (draw(0, d.h * d.w), draw(1, d.features()));
+        let (w1, b1, w2, b2) = (draw(2, weights1), draw(3, d.c1), draw(4, weights2), draw(5, d.c2));
+        let mut memory = vec![T::of(f64::NAN); (1 + 2 * d.c1 + d.c2) * Planes::<T>::layout(d).0];
+
+        let mut y = vec![T::of(f64::NAN); d.features()];
+        let mut free = &mut memory[..];
+        let mut planes = |channels| Planes::cut(d, channels, &mut free);
+        let taps = [Taps::new(&w1, &b1, 1), Taps::new(&w2, &b2, d.c1)];
+        Forward { d, image: &image, taps: &taps, x: planes(1), a: planes(d.c1), y: &mut y }.with_simd(s);
+
+        memory.fill(T::of(f64::NAN));
+        let mut grads = vec![T::ONE; weights1 + d.c1 + weights2 + d.c2];
+        let mut dx = vec![T::ONE; d.h * d.w];
+        let mut free = &mut memory[..];
+        let mut planes = |channels| Planes::cut(d, channels, &mut free);
+        let taps = [Taps::new(&w1, &b1, 1), Taps::mirrored(&w2, d.c2, d.c1), Taps::mirrored(&w1, d.c1, 1)];
+        let out = Gradients::cut(d, &mut grads, Some(&mut dx));
+        let (x, a, dz2, dz1) = (planes(1), planes(d.c1), planes(d.c2), planes(d.c1));
+        Backward { d, image: &image, y: &y, dy: &dy, taps: &taps, x, a, dz2, dz1, out }.with_simd(s);
+        [y, grads, dx].concat().into_iter().map(T::f64).collect()
+    }
+
+    fn difference(a: &[f64], b: &[f64]) -> f64 {
+        assert!(b.iter().all(|v| v.is_finite()));
+        a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+    }
+
+    #[test]
+    fn vectors_of_every_length_give_the_same() {
+        for [h, w, c1, c2] in [[25, 25, 8, 16], [9, 50, 8, 16], [5, 5, 1, 1], [6, 21, 13, 9], [7, 6, 3, 12]] {
+            let d = Dims { n: 1, h, w, c1, c2 };
+            let exact = results::<_, f64>(Scalar, &d);
+            let size = exact.iter().fold(1.0, |most: f64, v| most.max(v.abs()));
+            let double = [
+                results::<_, f64>(Scalar128b, &d),
+                results::<_, f64>(Scalar256b, &d),
+                results::<_, f64>(Scalar512b, &d),
+            ];
+            let single = [
+                results::<_, f32>(Scalar, &d),
+                results::<_, f32>(Scalar128b, &d),
+                results::<_, f32>(Scalar256b, &d),
+                results::<_, f32>(Scalar512b, &d),
+            ];
+            for (allowed, others) in [(1e-13, &double[..]), (1e-5, &single[..])] {
+                for (i, other) in others.iter().enumerate() {
+                    let error = difference(&exact, other) / size;
+                    assert!(error < allowed, "{h}x{w}, {c1} and {c2} channels, vectors {i}: {error:e}");
+                }
+            }
+        }
+    }
 }
