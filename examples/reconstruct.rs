@@ -11,7 +11,7 @@ use dood::{
         reconstruction::{pages, write_png, write_svg},
     },
     files::quoted,
-    measure::{Measured, Score, measure, spread},
+    measure::{Ends, Measured, Score, measure, spread},
     observer::Unit,
     rng::Rng,
     train::pixels,
@@ -105,7 +105,7 @@ fn draw(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         let drawings = which.len() as u64 * u64::from(particles);
         screen.begin("Measuring", Some(drawings), Unit::Items);
         let rng = Rng::new(arguments.seed.wrapping_add(1), 0);
-        let scores = measure((model, params), &images, &which, particles as usize, rng, screen);
+        let scores = measure((model, params), &images, &which, (particles as usize, Ends::Sampled), rng, screen);
         screen.end();
         say!("{particles} further drawings of each");
         common::measured(&Measured::of(&scores?, particles as usize));

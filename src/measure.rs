@@ -2,7 +2,7 @@
 //! what it draws and how many strokes that takes.
 
 use crate::{
-    Device, Observer, Params, Result, Tape, Tensor,
+    Device, Observer, Params, Result, Tape, Tensor, Var,
     data::Images,
     model::{Dropout, Model, Noise, Pass, Step},
     rng::Rng,
@@ -15,7 +15,8 @@ use std::ops::Range;
 pub struct Score {
     /// log p(x | canvas), the mean over the drawings.
     pub log_likelihood: f64,
-    /// log p(x, z) − log q(z | x), the mean over the drawings z: a lower bound on log p(x).
+    /// log p(x, z) − log q(z | x), the mean over the drawings z: a lower bound on log p(x). With [`Ends::All`] the logarithm of each
+    /// drawing's sum over its ends.
     pub elbo: f64,
     /// The logarithm of the mean of p(x, z) / q(z | x): the importance-weighted bound on log p(x) with as many particles as drawings.
     /// Not below `elbo`, and equal to it for one drawing.
@@ -94,6 +95,62 @@ impl Round<'_> {
     }
 }
 
+/// How the end of a drawing is treated where drawings are weighed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ends {
+    /// It is sampled from q like the rest (the published protocol).
+    #[default]
+    Sampled,
+    /// All are taken: the weight of a drawing is Σ_n p(x, z_≤n, n) / q(z_≤n | x), with what it says of x after n strokes. That is a
+    /// tighter bound on the same log p(x).
+    All,
+}
+
+/// log p(x | canvas), log weight and strokes of every drawing, whose end was sampled.
+fn sampled(log_likelihood: &Tensor, steps: &[Step]) -> [Vec<f64>; 3] {
+    let likelihoods = log_likelihood.to_f64();
+    let (mut log_weight, mut drawn) = (likelihoods.clone(), vec![0.0; likelihoods.len()]);
+    for step in steps {
+        log_weight.iter_mut().zip(step.kl().value().to_f64()).for_each(|(weight, kl)| *weight -= kl);
+        drawn.iter_mut().zip(step.after.z.onoff.value().to_f64()).for_each(|(sum, on)| *sum += on);
+    }
+    [likelihoods, log_weight, drawn]
+}
+
+/// log p(x | canvas), log weight and strokes of every drawing over all its ends ([`Ends::All`]): the likelihood and the strokes as q
+/// expects them. `steps` are of a pass that holds.
+pub fn over_ends(model: &Model, x: &Tensor, steps: &[Step]) -> [Vec<f64>; 3] {
+    let n = x.shape()[0];
+    let eps = model.config.bernoulli_eps;
+    let chance = |p: Var| p.value().to_f64().into_iter().map(|p| p.clamp(eps, 1.0 - eps)).collect::<Vec<f64>>();
+    let ends = model.log_likelihoods(x, steps).value().to_f64();
+    let [mut likelihood, mut most, mut sum, mut drawn] = [0.0, f64::NEG_INFINITY, 0.0, 0.0].map(|x| vec![x; n]);
+    // Probability of q to come this far, and log p − log q of what was drawn until here.
+    let (mut reach, mut so_far) = (vec![1.0; n], vec![0.0; n]);
+    let mut end = |t: usize, i: usize, q: f64, log_weight: f64| {
+        let weight = ends[t * n + i] + log_weight;
+        likelihood[i] += q * ends[t * n + i];
+        drawn[i] += q * t as f64;
+        if weight > most[i] {
+            (sum[i], most[i]) = (sum[i] * (most[i] - weight).exp() + 1.0, weight);
+        } else {
+            sum[i] += (weight - most[i]).exp();
+        }
+    };
+    for (t, step) in steps.iter().enumerate() {
+        let (p, prior, kl) =
+            (chance(step.onoff_prob), chance(step.scored_prob()), step.kl_of_stroke().value().to_f64());
+        for i in 0..n {
+            end(t, i, reach[i] * (1.0 - p[i]), so_far[i] + (1.0 - prior[i]).ln());
+            reach[i] *= p[i];
+            so_far[i] += prior[i].ln() - kl[i];
+        }
+    }
+    (0..n).for_each(|i| end(steps.len(), i, reach[i], so_far[i]));
+    let log_weight = most.iter().zip(&sum).map(|(most, sum)| most + sum.ln()).collect();
+    [likelihood, log_weight, drawn]
+}
+
 /// Passes hold at most so many drawings, to bound their memory.
 const AT_ONCE: usize = 64;
 
@@ -102,7 +159,7 @@ const AT_ONCE: usize = 64;
 pub(crate) fn draw(
     (model, params): (&Model, &Params),
     (count, images): (usize, &dyn Fn(Range<usize>) -> Tensor),
-    (particles, strokes): (usize, usize),
+    (particles, strokes, ends): (usize, usize, Ends),
     rng: Rng,
     observer: &dyn Observer,
     visit: &mut dyn FnMut(&Round),
@@ -119,19 +176,16 @@ pub(crate) fn draw(
             let rows = particles * count;
             let x = x.reshape(&[&[rows], &images.shape()[1..]].concat());
             let noise = Noise::for_strokes(model, params.device(), (strokes, rows), Rng::new(rng.seed, pass_number));
-            let pass =
-                Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, hold: false, watch: false };
+            let hold = ends == Ends::All;
+            let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, hold, watch: false };
             let tape = Tape::eval(params);
             let steps = model.recognise(&tape, &x, &pass);
             let log_likelihood = model.log_likelihood(&x, &steps).value();
-            let likelihoods = log_likelihood.to_f64();
-            let (mut log_weight, mut drawn) = (likelihoods.clone(), vec![0.0; rows]);
-            for step in &steps {
-                log_weight.iter_mut().zip(step.kl().value().to_f64()).for_each(|(weight, kl)| *weight -= kl);
-                drawn.iter_mut().zip(step.after.z.onoff.value().to_f64()).for_each(|(sum, on)| *sum += on);
-            }
+            let numbers = match ends {
+                Ends::Sampled => sampled(&log_likelihood, &steps),
+                Ends::All => over_ends(model, &x, &steps),
+            };
             params.device().check()?;
-            let numbers = [likelihoods, log_weight, drawn];
             visit(&Round { first, count, particles, steps, log_likelihood, numbers });
             observer.advance(rows as u64);
             pass_number = pass_number.wrapping_add(1);
@@ -148,15 +202,22 @@ pub fn measure(
     (model, params): (&Model, &Params),
     images: &Images,
     which: &[usize],
-    particles: usize,
+    (particles, ends): (usize, Ends),
     rng: Rng,
     observer: &dyn Observer,
 ) -> Result<Vec<Score>> {
     let mut tallies = vec![Tally::new(); which.len()];
     let some = |range: Range<usize>| pixels(images, which[range].iter().copied(), params.device());
-    draw((model, params), (which.len(), &some), (particles, model.config.strokes), rng, observer, &mut |round| {
-        (0..round.count).for_each(|i| round.tally(i, &mut tallies[round.first + i]));
-    })?;
+    draw(
+        (model, params),
+        (which.len(), &some),
+        (particles, model.config.strokes, ends),
+        rng,
+        observer,
+        &mut |round| {
+            (0..round.count).for_each(|i| round.tally(i, &mut tallies[round.first + i]));
+        },
+    )?;
     Ok(tallies.iter().map(Tally::score).collect())
 }
 

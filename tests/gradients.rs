@@ -15,6 +15,7 @@
 use dood::{
     Device, Grads, Params, Slot, Tape, Tensor, Var,
     gradcheck::gradcheck,
+    measure::over_ends,
     model::{
         Call, Config, Dropout, Model, Noise, Pass, Start, Step, Stop,
         Variant::{self, Air, Dair, Dood, Dr, Eg, Sp},
@@ -377,6 +378,11 @@ fn leaving_out_stopped_images_changes_neither_loss_nor_gradients() {
     }
 }
 
+fn weight_over_ends(model: &Model, params: &Params, x: &Tensor, held: &Pass) -> f64 {
+    let tape = Tape::eval(params);
+    over_ends(model, x, &model.recognise(&tape, x, held))[1][0]
+}
+
 /// With q(n) the probability to stop after n strokes and f_n what is sampled then, Σ_n q(n)·∇f_n + f_n·∇q(n): the mean over all
 /// outcomes of what the score-function estimator would make of each.
 #[test]
@@ -393,7 +399,7 @@ fn the_exact_gradient_is_the_mean_of_the_sampled_one_over_all_outcomes() {
         let loss = train_loss(&tape, &model, &x, &held);
         tape.backward(loss.elbo.sum(), &mut exact);
 
-        let (mut chance, mut bound) = (0.0, 0.0);
+        let (mut chance, mut bound, mut outcomes) = (0.0, 0.0, vec![]);
         let mut mean = vec![0.0; params.slab().len()];
         for ends in 0..=strokes {
             let u: Vec<f64> = (0..strokes).map(|t| if t < ends { 0.0 } else { 1.0 - 1e-15 }).collect();
@@ -405,10 +411,17 @@ fn the_exact_gradient_is_the_mean_of_the_sampled_one_over_all_outcomes() {
             let q = logq.value().item().exp();
             chance += q;
             bound += q * sampled.value().item();
+            outcomes.push((q, sampled.value().item()));
             let mut grads = Grads::zeros(&params);
             tape.backward(sampled + sampled.detach() * logq, &mut grads);
             mean.iter_mut().zip(grads.slab().to_f64()).for_each(|(mean, g)| *mean += q * g);
         }
+        // Weighed together, all ends of a drawing are worth more than the mean over them.
+        let together = weight_over_ends(&model, &params, &x, &held);
+        let spread = outcomes.iter().map(|(_, w)| w).fold(f64::NEG_INFINITY, |most, w| most.max(*w));
+        let sum: f64 = outcomes.iter().map(|(q, w)| q * (w - spread).exp()).sum();
+        assert!((together - (spread + sum.ln())).abs() < 1e-9 * together.abs(), "{kind:?}: {together}");
+        assert!(together >= bound, "{kind:?}: {together} is below {bound}");
         assert!((chance - 1.0).abs() < 1e-12, "{kind:?}: the outcomes have {chance} together");
         let found = loss.elbo.value().item();
         assert!((found - bound).abs() < 1e-9 * bound.abs(), "{kind:?}: {found} instead of {bound}");

@@ -104,6 +104,13 @@ impl Model {
         params.get(self.raw_scale).to_f64().into_iter().map(|w| low + (high - low) * Real::sigmoid(w)).collect()
     }
 
+    /// log p(x | canvas) after 0, 1, … T strokes, `[T + 1, B]`.
+    pub fn log_likelihoods<'t>(&self, x: &Tensor, steps: &[Step<'t>]) -> Var<'t> {
+        let blank = steps[0].mask.tape().constant(Tensor::zeros(x.device(), x.shape()));
+        let canvases = std::iter::once(blank).chain(steps.iter().map(|s| s.after.shown));
+        ops::stack(&canvases.map(|canvas| self.density(x, canvas)).collect::<Vec<_>>())
+    }
+
     fn density<'t>(&self, x: &Tensor, canvas: Var<'t>) -> Var<'t> {
         canvas.image_logpdf(x, canvas.tape().param(self.raw_scale), self.config.likelihood)
     }
@@ -151,10 +158,7 @@ impl Model {
     /// The mean over all ends: every canvas on the way may be the last.
     #[track_caller]
     fn exact_loss<'t>(&self, x: &Tensor, steps: &[Step<'t>]) -> Loss<'t> {
-        let tape = steps[0].mask.tape();
-        let blank = tape.constant(Tensor::zeros(x.device(), x.shape()));
-        let canvases = std::iter::once(blank).chain(steps.iter().map(|s| s.after.shown));
-        let log_likelihood = ops::stack(&canvases.map(|canvas| self.density(x, canvas)).collect::<Vec<_>>());
+        let log_likelihood = self.log_likelihoods(x, steps);
         let kl: Vec<Var> = steps.iter().map(Step::kl_of_stroke).collect();
         let flat = |p: Var<'t>| p.reshape(&[x.shape()[0]]);
         let (p, prior) = (stack(steps, |s| flat(s.onoff_prob)), stack(steps, |s| flat(s.scored_prob())));

@@ -12,7 +12,7 @@ use crate::{
     eval::{Best, Reconstruction, reconstruct, reconstruction},
     figures::{Panel, plot_svg},
     files,
-    measure::{Measured, Score, measure, pixels, spread},
+    measure::{Ends, Measured, Score, measure, pixels, spread},
     metrics::{EventFile, Metrics, MetricsFile},
     model::{Config, Model, Start, Variant},
     observer::{Silent, Unit},
@@ -345,7 +345,8 @@ impl<'a> Run<'a> {
         let particles = iwae.unwrap_or(by_default).max(1);
         let drawings = (self.measured.len() as u64).saturating_mul(particles as u64);
         self.observer.begin("Measuring", Some(drawings), Unit::Items);
-        let scores = measure(self.model(), &self.test, &self.measured, particles, self.rng(), self.observer);
+        let scores =
+            measure(self.model(), &self.test, &self.measured, (particles, Ends::Sampled), self.rng(), self.observer);
         self.observer.end();
         Ok(Measured::of(&scores?, particles))
     }
