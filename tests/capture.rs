@@ -5,7 +5,7 @@ mod common;
 #[path = "common/stand_in.rs"]
 mod stand_in;
 
-use common::tiny;
+use common::{Recipe, tiny};
 use dood::{
     DType, Device, Error, MathMode,
     checkpoint::Checkpoint,
@@ -24,8 +24,11 @@ fn images() -> Images {
     synthetic::draw(22, 16, 5)
 }
 
+/// With points, the recipe of the preset `hour`.
 fn trainer(device: &Device, placement: Placement) -> Trainer {
-    Trainer::new(&tiny(placement), settings(), images(), device).unwrap_or_else(|e| panic!("{e}"))
+    let recipe = if placement == Placement::Points { Recipe::Hour } else { Recipe::Published };
+    let (config, settings) = recipe.apply(tiny(placement), settings());
+    Trainer::new(&config, settings, images(), device).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn prepare() -> Option<stand_in::Alone> {
@@ -106,11 +109,13 @@ fn training_on_the_gpu_follows_the_cpu() {
         assert!(off <= limit * size, "{what} are off by {:.1e}", off / size);
     };
     for (gpu, cpu, limit) in [(DType::F64, Device::cpu_f64(), 1e-5), (DType::F32, Device::cpu(), 2e-3)] {
-        let (on_gpu, on_cpu) =
-            (train(&cuda(gpu), Placement::Warp, 8, 8, true), train(&cpu, Placement::Warp, 8, 1, true));
-        close(&on_gpu.0, &on_cpu.0, limit, "parameters");
-        for (a, b) in on_gpu.1.iter().zip(&on_cpu.1) {
-            close(&a.values(), &b.values(), limit, "reports");
+        for placement in [Placement::Warp, Placement::Points] {
+            let on_gpu = train(&cuda(gpu), placement, 8, 8, true);
+            let on_cpu = train(&cpu, placement, 8, 1, true);
+            close(&on_gpu.0, &on_cpu.0, limit, "parameters");
+            for (a, b) in on_gpu.1.iter().zip(&on_cpu.1) {
+                close(&a.values(), &b.values(), limit, "reports");
+            }
         }
     }
 }

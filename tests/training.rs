@@ -2,7 +2,10 @@
 
 mod common;
 
-use common::tiny;
+use common::{
+    Recipe::{self, Published},
+    tiny,
+};
 use dood::{
     Device, Error,
     checkpoint::{self, Checkpoint},
@@ -31,8 +34,9 @@ fn images() -> Images {
     synthetic::draw(60, tiny(Placement::Points).image, 5)
 }
 
-fn trainer() -> Trainer {
-    Trainer::new(&tiny(Placement::Points), settings(), images(), &Device::cpu()).unwrap()
+fn trainer(recipe: Recipe) -> Trainer {
+    let (config, settings) = recipe.apply(tiny(Placement::Points), settings());
+    Trainer::new(&config, settings, images(), &Device::cpu()).unwrap()
 }
 
 fn resumed(path: &Path) -> Trainer {
@@ -55,9 +59,9 @@ fn advance(trainer: &mut Trainer, until: u64, folder: &Path) -> Vec<Report> {
 }
 
 /// The checkpoint and the metrics after `steps` updates in one go.
-fn straight(steps: u64) -> (Vec<u8>, String) {
+fn straight(recipe: Recipe, steps: u64) -> (Vec<u8>, String) {
     let folder = tempfile::tempdir().unwrap();
-    let mut trainer = trainer();
+    let mut trainer = trainer(recipe);
     advance(&mut trainer, steps, folder.path());
     let path = checkpoint::path(folder.path(), steps);
     trainer.save(&path).unwrap();
@@ -70,9 +74,12 @@ fn with_threads<R: Send>(threads: usize, run: impl FnOnce() -> R + Send) -> R {
 
 #[test]
 fn the_same_seed_gives_the_same_bytes_with_any_number_of_threads() {
-    let one = with_threads(1, || straight(20));
-    assert!(one == with_threads(2, || straight(20)), "2 threads");
-    assert!(one == with_threads(3, || straight(20)), "3 threads");
+    for recipe in Recipe::BOTH {
+        let one = with_threads(1, || straight(recipe, 20));
+        assert!(one == with_threads(2, || straight(recipe, 20)), "{recipe:?}, 2 threads");
+        assert!(one == with_threads(3, || straight(recipe, 20)), "{recipe:?}, 3 threads");
+    }
+    let one = straight(Published, 1);
     let other_seed = Settings { seed: 4, ..settings() };
     let mut other = Trainer::new(&tiny(Placement::Points), other_seed, images(), &Device::cpu()).unwrap();
     let first = one.1.lines().nth(1).unwrap().split(',').nth(1).unwrap().parse::<f32>().unwrap();
@@ -81,10 +88,14 @@ fn the_same_seed_gives_the_same_bytes_with_any_number_of_threads() {
 
 #[test]
 fn a_resumed_run_equals_one_that_never_stopped() {
-    let (checkpoint, metrics) = straight(100);
+    Recipe::BOTH.into_iter().for_each(resumed_equals_straight);
+}
+
+fn resumed_equals_straight(recipe: Recipe) {
+    let (checkpoint, metrics) = straight(recipe, 100);
     let folder = tempfile::tempdir().unwrap();
     let middle = checkpoint::path(folder.path(), 50);
-    let mut first = trainer();
+    let mut first = trainer(recipe);
     advance(&mut first, 50, folder.path());
     first.save(&middle).unwrap();
     // These steps are lost, as when a run is killed between two checkpoints.
@@ -94,7 +105,7 @@ fn a_resumed_run_equals_one_that_never_stopped() {
     advance(&mut second, 100, folder.path());
     let end = checkpoint::path(folder.path(), 100);
     second.save(&end).unwrap();
-    assert!(fs::read(&end).unwrap() == checkpoint, "the checkpoints differ");
+    assert!(fs::read(&end).unwrap() == checkpoint, "{recipe:?}: the checkpoints differ");
     assert_eq!(fs::read_to_string(folder.path().join("metrics.csv")).unwrap(), metrics);
     assert_eq!(checkpoint::latest(folder.path()).unwrap(), Some(end));
 }
@@ -103,7 +114,7 @@ fn a_resumed_run_equals_one_that_never_stopped() {
 fn a_resumed_run_refuses_other_images() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.safetensors");
-    trainer().save(&path).unwrap();
+    trainer(Published).save(&path).unwrap();
     let bytes = fs::read(path).unwrap();
     let checkpoint = Checkpoint::parse(&bytes, "a").unwrap();
     let others = synthetic::draw(59, tiny(Placement::Points).image, 5);
@@ -113,7 +124,7 @@ fn a_resumed_run_refuses_other_images() {
 
 #[test]
 fn every_image_is_seen_once_in_an_epoch_and_epochs_differ() {
-    let mut trainer = trainer();
+    let mut trainer = trainer(Published);
     let mut epoch = || -> Vec<u32> {
         let batch = |_| {
             let images = trainer.next_images().to_vec();
@@ -173,7 +184,7 @@ fn a_model_learns_to_draw_in_seconds() {
 fn a_value_that_is_not_finite_is_named_and_nothing_is_updated() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("good.safetensors");
-    let mut trainer = trainer();
+    let mut trainer = trainer(Published);
     trainer.step().unwrap();
     trainer.save(&path).unwrap();
 
@@ -201,7 +212,7 @@ fn a_value_that_is_not_finite_is_named_and_nothing_is_updated() {
 #[test]
 fn child_that_writes_checkpoints() {
     let Some(folder) = std::env::var_os("DOOD_TEST_WRITE_CHECKPOINTS") else { return };
-    let (folder, trainer) = (PathBuf::from(folder), trainer());
+    let (folder, trainer) = (PathBuf::from(folder), trainer(Published));
     let first = checkpoint::steps(&folder).unwrap().last().map_or(0, |last| last + 1);
     for step in first.. {
         trainer.save(&checkpoint::path(&folder, step)).unwrap();
@@ -212,7 +223,7 @@ fn child_that_writes_checkpoints() {
 #[test]
 fn the_newest_checkpoint_loads_after_a_kill_at_any_moment() {
     let folder = tempfile::tempdir().unwrap();
-    let expected = trainer().params().slab().to_f32();
+    let expected = trainer(Published).params().slab().to_f32();
     let newest = || checkpoint::latest(folder.path()).unwrap();
     let (mut abandoned, mut round) = (0, 0);
     // On a busy machine a kill may miss every write for a while.

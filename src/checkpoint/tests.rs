@@ -22,7 +22,7 @@ fn config() -> Config {
 /// A model with moments and statistics as after some training.
 fn trained(device: &Device) -> (Params, Adam, Running) {
     let (_, params) = Model::new(&config(), Start::new(1), device).unwrap();
-    let mut adam = Adam::new(&params, &[1e-3; 3]);
+    let mut adam = Adam::new(&params, &[1e-3; crate::model::GROUPS.len()]);
     let [m, v] =
         [1, 2].map(|step| rng::Rng::new(9, step).uniform_tensor(device, rng::Stream(0), params.slab().shape()));
     adam.restore(m, v, 17);
@@ -76,7 +76,7 @@ fn use_all(bytes: &[u8]) -> Result<()> {
     let device = Device::cpu();
     let checkpoint = Checkpoint::parse(bytes, "the file")?;
     let (_, params) = checkpoint.model(&device)?;
-    checkpoint.resume(&params, &mut Adam::new(&params, &[1e-3; 3])).map(|_| ())
+    checkpoint.resume(&params, &mut Adam::new(&params, &[1e-3; crate::model::GROUPS.len()])).map(|_| ())
 }
 
 fn refusal(bytes: &[u8]) -> String {
@@ -95,7 +95,7 @@ fn everything_comes_back_to_the_bit_in_both_precisions() {
         assert_eq!(checkpoint.settings(), Some(&json!({"seed": 1})));
         let (_, loaded) = checkpoint.model(&device).unwrap();
         assert_eq!(loaded.slab().to_f64(), params.slab().to_f64());
-        let mut restored = Adam::new(&loaded, &[1e-3; 3]);
+        let mut restored = Adam::new(&loaded, &[1e-3; crate::model::GROUPS.len()]);
         let back = checkpoint.resume(&loaded, &mut restored).unwrap();
         assert_eq!((back.iteration, restored.steps()), (running.iteration, 17));
         assert_eq!(back.statistics.to_f64(), running.statistics.to_f64());

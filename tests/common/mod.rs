@@ -3,7 +3,12 @@
 
 pub mod programs;
 
-use dood::{data::Source, model::Config, ops::Placement};
+use dood::{
+    data::Source,
+    model::{Config, Stop},
+    ops::Placement,
+    train::Settings,
+};
 use std::{
     fs,
     io::{Cursor, Write},
@@ -84,6 +89,27 @@ pub fn real(set: &str) -> Option<PathBuf> {
         return None;
     }
     Some(folder)
+}
+
+/// How the tests train: as published, or with everything that the preset `hour` has beside.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Recipe {
+    Published,
+    Hour,
+}
+
+impl Recipe {
+    pub const BOTH: [Recipe; 2] = [Recipe::Published, Recipe::Hour];
+
+    pub fn apply(self, config: Config, settings: Settings) -> (Config, Settings) {
+        match self {
+            Recipe::Published => (config, settings),
+            Recipe::Hour => (
+                Config { stop: Stop::Exact, view: Some(config.image / 2), price: 0.5, ..config },
+                Settings { warmup: 5, decay: 0.01, thicker: 8, steps: 200, ..settings },
+            ),
+        }
+    }
 }
 
 /// A model that is trained in no time.
