@@ -13,6 +13,9 @@
 //! y, dz₂             w − 4             h − 4
 //! ```
 
+// Indices of registers: all of these loops are unrolled.
+#![allow(clippy::needless_range_loop)]
+
 use super::Dims;
 use crate::cpu::{self, Lanes};
 use pulp::{Simd, WithSimd};
