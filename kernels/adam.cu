@@ -5,7 +5,7 @@ __device__ __forceinline__ double schedule(double t, u64 warmup, u64 updates, do
     double rise = warmup == 0 || t >= (double)warmup ? 1.0 : t / (double)warmup;
     if (end == 1.0) return rise;
     double part = t >= (double)updates ? 1.0 : t / (double)updates;
-    return rise * (end + (1.0 - end) * 0.5 * (1.0 + cospi(part)));
+    return rise * (end + (1.0 - end) * 0.5 * (1.0 + cos(PI * part)));
 }
 
 // Adam: m, v, p of one learning-rate group. `healthy` [1] (or null): nothing is changed where it is 0. `update` counts from 1.

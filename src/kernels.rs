@@ -69,6 +69,8 @@ defines! {
         BETA1: f64 = 0.9;
         BETA2: f64 = 0.999;
         EPS: f64 = 1e-8;
+        /// Half a turn, for the fall of the rates.
+        PI: f64 = std::f64::consts::PI;
     }
     /// The learning signal.
     nvil {

@@ -10,7 +10,7 @@ fn needed(config: &Config, batch: usize, parameters: usize) -> f64 {
 /// Bytes per image; the factors were fitted to the peak memory of both presets: 1.03 MiB per image of quick, 4.28 MiB of paper.
 fn per_image(config: &Config) -> f64 {
     let pixels = (config.image * config.image) as f64;
-    let convolved = (config.convolved() + config.conv1 * config.image * config.image) as f64;
+    let convolved = (config.convolved() + config.conv1 * config.seen() * config.seen()) as f64;
     4.0 * config.strokes as f64 * (PIXELS * pixels + CONVOLVED * convolved + HIDDEN * config.hidden as f64)
 }
 
