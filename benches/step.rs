@@ -1,6 +1,6 @@
-//! A whole training step at the paper's sizes (or those of `--preset quick`), Adam included: images/s, GFLOP/s, memory.
+//! A whole training step at the paper's sizes (or those of another `--preset`), Adam included: images/s, GFLOP/s, memory.
 //!
-//! `cargo bench --bench step -- [--batch 64] [--steps 5] [--preset paper|quick] [--model dood|sp|eg|dr|air|dair]
+//! `cargo bench --bench step -- [--batch 64] [--steps 5] [--preset paper|hour|quick] [--model dood|sp|eg|dr|air|dair]
 //! [--placement warp|points] [--all-strokes] [--threads N]
 //! [--device cpu|cuda|auto] [--math f32|tf32|bf16] [--captured] [--json]`
 //!
@@ -47,7 +47,11 @@ fn run() -> dood::Result<()> {
     let all_strokes = arguments.flag("--all-strokes");
     let placement = if arguments.value("--placement") == Some("points") { Placement::Points } else { Placement::Warp };
 
-    let preset = if arguments.value("--preset") == Some("quick") { Preset::Quick } else { Preset::Paper };
+    let preset = match arguments.value("--preset") {
+        Some("quick") => Preset::Quick,
+        Some("hour") => Preset::Hour,
+        _ => Preset::Paper,
+    };
 
     let variant: Variant = arguments.value("--model").unwrap_or("dood").parse()?;
     let config = preset.config(placement).with_variant(variant);

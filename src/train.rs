@@ -154,7 +154,7 @@ pub struct Settings {
     /// The part of the learning rates that is left at the end of the run, to which they fall as half a cosine; 1 for no fall.
     #[serde(default = "one")]
     pub decay: f64,
-    /// Updates over which the training images are shown with thicker ink at first, by [`THICKER`] pixels and ever less.
+    /// Updates over which the training images are shown with thicker ink at first, by two pixels on each side and ever less.
     #[serde(default)]
     pub thicker: u64,
     /// Begin by drawing almost every stroke ([`Start::eager`]).

@@ -7,7 +7,7 @@ use dood::{
     Device, Grads, Params, Tensor,
     checkpoint::{self, Checkpoint, Progress},
     data::{idx, npy, omniglot, pictures},
-    model::{Config, Model, Start, objective::Running},
+    model::{Config, GROUPS, Model, Start, objective::Running},
     ops::Placement,
     optim::Adam,
 };
@@ -304,7 +304,7 @@ fn checkpoints() -> Vec<Vec<u8>> {
     let sizes = Config { image: 5, conv1: 1, conv2: 1, features: 1, hidden: 1, baseline_hidden: 1, ..paper };
     let config = Config { points: 2, samples: 2, components: 1, strokes: 1, baseline_layers: 1, ..sizes };
     let (_, mut params) = Model::new(&config, Start::new(1), &Device::cpu()).unwrap();
-    let mut adam = Adam::new(&params, &[1e-3; 3]);
+    let mut adam = Adam::new(&params, &[1e-3; GROUPS.len()]);
     let grads = Grads::zeros(&params);
     adam.step(&mut params, &grads);
     let running = Running { statistics: Tensor::zeros(&Device::cpu(), &[2]), iteration: 1 };
@@ -323,6 +323,6 @@ fn read_checkpoint(bytes: &[u8]) -> bool {
     let Ok(checkpoint) = Checkpoint::parse(bytes, "x") else { return false };
     let Ok((_, params)) = checkpoint.model(&Device::cpu()) else { return false };
     // A checkpoint for evaluation only is refused here, which is no damage.
-    let _ = checkpoint.resume(&params, &mut Adam::new(&params, &[1e-3; 3]));
+    let _ = checkpoint.resume(&params, &mut Adam::new(&params, &[1e-3; GROUPS.len()]));
     true
 }
