@@ -23,8 +23,8 @@ Examples:
   vary --checkpoint runs/mnist-quick-warp --data mnist
   vary --checkpoint runs/mnist-quick-warp --data images:mine.png --exemplars 20 --token reference")]
 struct Arguments {
-    /// A checkpoint, or a run's folder for its newest one
-    #[arg(long, value_name = "FILE")]
+    /// A checkpoint, a run's folder for its newest one, or the name of a model that ships (mnist, …)
+    #[arg(long, value_name = "FILE", value_parser = common::checkpoint())]
     checkpoint: PathBuf,
     #[command(flatten)]
     data: Data,

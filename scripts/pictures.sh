@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes every picture of the README from the present code, into docs/: a training run with the quick preset and its metrics, drawings of
-# test images as tiles and as curves, strokes fitted to a picture by gradient descent.
+# Makes every picture of the README from the present code, into docs/: drawings of the model that ships, a training run with the quick
+# preset and its metrics, strokes fitted to a picture by gradient descent.
 #
-#   scripts/pictures.sh [DATA [STEPS]]     synthetic and 3600 if not given: about seven minutes on 2 cores
+#   scripts/pictures.sh [DATA [STEPS]]     the run's: synthetic and 3600 if not given, about seven minutes on 2 cores
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${1:-synthetic} steps=${2:-3600}
@@ -14,11 +14,12 @@ example() {
 }
 
 example train --data "$data" --steps "$steps" --iwae 0 --out "$scratch/run"
-example reconstruct --checkpoint "$scratch/run" --data "$data" --count 6 --out "$scratch/drawn.png"
-example reconstruct --checkpoint "$scratch/run" --data "$data" --count 12 --out "$scratch/strokes.svg"
-example generate --checkpoint "$scratch/run" --count 32 --out "$scratch/generated"
+digits=images:models/digits
+example reconstruct --checkpoint mnist --data $digits --count 6 --out "$scratch/drawn.png"
+example reconstruct --checkpoint mnist --data $digits --count 12 --out "$scratch/strokes.svg"
+example generate --checkpoint mnist --count 40 --columns 10 --out "$scratch/generated"
 example complete --checkpoint "$scratch/run" --out "$scratch/completed"
-example vary --checkpoint "$scratch/run" --data "$data" --count 4 --exemplars 8 --out "$scratch/varied"
+example vary --checkpoint mnist --data $digits --count 4 --exemplars 8 --out "$scratch/varied"
 example fit_stroke --out "$scratch/fit"
 # Only when all are there.
 cp "$scratch/run/metrics.svg" docs/metrics.svg
