@@ -267,7 +267,7 @@ fn sum_rate(clocks: &Clock, n: usize) -> f64 {
 fn adam(clocks: &Clock, table: &Table) -> dood::Result<()> {
     let start = Start { seed: 1, eager: false, faint: false };
     let (_, mut params) = Model::new(&Config::paper(Placement::Warp), start, clocks.device)?;
-    let (grads, mut adam) = (Grads::zeros(&params), Adam::new(&params, &[1e-4, 1e-3, 1e-4]));
+    let (grads, mut adam) = (Grads::zeros(&params), Adam::new(&params, &[1e-4, 1e-3, 1e-4, 1e-4]));
     let ms = clocks.of(|| clock(|| adam.step(&mut params, &grads)));
     let count = params.values() as f64;
     let work = Rates { flops: 12.0 * count, bytes: 7.0 * 4.0 * count };
