@@ -11,7 +11,8 @@ recipe=$(awk -v name="$name" '$1 == name' results/recipes.txt)
 scripts/train_all.sh "$name"
 set_name=$(sed -E 's/.*--data ([a-z]+).*/\1/' <<<"$recipe")
 data=$set_name${DOOD_DATA:+:$DOOD_DATA/$set_name}
+fetch=$([ -n "${DOOD_DATA:-}" ] || echo --download)
 cargo build --release --quiet --example evaluate --example reconstruct
 folder=${DOOD_RUNS:-runs/results}/$name
-target/release/examples/evaluate --checkpoint "$folder" --data "$data" --download --count "$images" --particles 200 --out "$folder/test.json"
-target/release/examples/reconstruct --checkpoint "$folder" --data "$data" --download --count 24 --out "$folder/test.png"
+target/release/examples/evaluate --checkpoint "$folder" --data "$data" $fetch --count "$images" --particles 200 --out "$folder/test.json"
+target/release/examples/reconstruct --checkpoint "$folder" --data "$data" $fetch --count 24 --out "$folder/test.png"

@@ -14,13 +14,16 @@ while read -r name arguments; do
     if [ $# -gt 0 ] && [[ " $* " != *" $name "* ]]; then continue; fi
     folder=$runs/$name
     if [ -e "$folder/done" ]; then continue; fi
+    # Files of one's own are taken as they are.
+    fetch=--download
     if [ -n "${DOOD_DATA:-}" ]; then
+        fetch=
         arguments=$(sed -E "s|--data ([a-z]+)|--data \1:$DOOD_DATA/\1|" <<<"$arguments")
     fi
     resume=
     if compgen -G "$folder/checkpoint-*.safetensors" >/dev/null; then resume=--resume; fi
     echo "$name: train $arguments $resume"
     # shellcheck disable=SC2086 # the arguments are words
-    nice target/release/examples/train $arguments --download --out "$folder" --iwae 0 $resume </dev/null
+    nice target/release/examples/train $arguments $fetch --out "$folder" --iwae 0 $resume </dev/null
     touch "$folder/done"
 done <results/recipes.txt

@@ -137,8 +137,8 @@ struct Run<'a> {
     metrics: MetricsFile,
     events: EventFile,
     recent: Recent,
-    /// Whether the model has given up drawing.
-    given_up: bool,
+    /// The update at which the model gave up drawing, if it has.
+    gave_up: Option<u64>,
     /// What could not be written so far.
     failing: HashSet<&'static str>,
 }
@@ -151,7 +151,7 @@ impl<'a> Run<'a> {
         let measured = spread(MEASURED, test.len());
         let recent = Recent::new(trainer.settings().batch);
         let failing = HashSet::new();
-        Ok(Run { observer, trainer, folder, test, measured, metrics, events, recent, given_up: false, failing })
+        Ok(Run { observer, trainer, folder, test, measured, metrics, events, recent, gave_up: None, failing })
     }
 
     /// Everything from here to the end.
@@ -258,12 +258,15 @@ impl<'a> Run<'a> {
         [scales.iter().sum::<f64>() / count, small / count].map(|x| x as f32)
     }
 
-    /// Tells, once, that nothing is drawn any more. From then on no checkpoint is removed: the older ones may be of use.
+    /// Tells, once, that nothing is drawn any more. Until it draws again, checkpoints of before stay: they may be of use.
     fn look_after(&mut self, step: u64) {
-        if self.given_up || step < PATIENCE || self.recent.kl_stroke > DRAWS_NOTHING {
+        if self.recent.kl_stroke > 2.0 * DRAWS_NOTHING {
+            self.gave_up = None;
+        }
+        if self.gave_up.is_some() || step < PATIENCE || self.recent.kl_stroke > DRAWS_NOTHING {
             return;
         }
-        self.given_up = true;
+        self.gave_up = Some(step);
         self.observer.note(&format!(
             "At step {step} the model has given up drawing (its strokes differ by {:.2} nats from the prior's): begin anew with \
              a smaller --learning-rate, or with thicker ink at first (thicker in [run], see --print-config).",
@@ -273,7 +276,7 @@ impl<'a> Run<'a> {
 
     fn checkpoint(&self) -> Result<()> {
         self.trainer.save(&checkpoint::path(&self.folder, self.trainer.updates()))?;
-        checkpoint::prune(&self.folder, if self.given_up { usize::MAX } else { KEEP })
+        checkpoint::prune_since(&self.folder, self.gave_up.unwrap_or(0), KEEP)
     }
 
     /// Evaluation has random numbers of its own: training's are keyed by the seed itself.
