@@ -510,12 +510,12 @@ pub fn find(file_or_folder: &Path) -> Result<PathBuf> {
 
 /// Removes all but the newest `keep` checkpoints of `folder`, and what interrupted writes have left behind.
 pub fn prune(folder: &Path, keep: usize) -> Result<()> {
-    prune_since(folder, 0, keep)
+    prune_after(folder, None, keep)
 }
 
-/// The same, but those up to update `since` stay.
-pub(crate) fn prune_since(folder: &Path, since: u64, keep: usize) -> Result<()> {
-    let newer: Vec<u64> = steps(folder)?.into_iter().filter(|&step| step > since).collect();
+/// The same, but those up to the update `held` stay.
+pub(crate) fn prune_after(folder: &Path, held: Option<u64>, keep: usize) -> Result<()> {
+    let newer: Vec<u64> = steps(folder)?.into_iter().filter(|&step| Some(step) > held).collect();
     newer.iter().rev().skip(keep).try_for_each(|&step| files::remove(&path(folder, step)))?;
     files::remove_abandoned(folder, |name| step_of(name).is_some())
 }

@@ -318,7 +318,7 @@ fn files_of_other_kinds_are_called_what_they_are() {
 fn only_files_with_exactly_our_names_are_checkpoints() {
     let folder = tempfile::tempdir().unwrap();
     let (ours, others) = (
-        ["checkpoint-00000007.safetensors", "checkpoint-123456789.safetensors"],
+        ["checkpoint-00000000.safetensors", "checkpoint-00000007.safetensors", "checkpoint-123456789.safetensors"],
         [
             "checkpoint-9.safetensors",
             "checkpoint-+0000009.safetensors",
@@ -335,7 +335,7 @@ fn only_files_with_exactly_our_names_are_checkpoints() {
         fs::write(folder.path().join(name), "").unwrap();
     }
     fs::create_dir(folder.path().join("checkpoint-00000099.safetensors")).unwrap();
-    assert_eq!(steps(folder.path()).unwrap(), [7, 123_456_789]);
+    assert_eq!(steps(folder.path()).unwrap(), [0, 7, 123_456_789]);
     prune(folder.path(), 0).unwrap();
     let left: Vec<String> = files::names(folder.path()).unwrap();
     assert_eq!(left.len(), others.len(), "{left:?}");

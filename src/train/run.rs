@@ -276,7 +276,7 @@ impl<'a> Run<'a> {
 
     fn checkpoint(&self) -> Result<()> {
         self.trainer.save(&checkpoint::path(&self.folder, self.trainer.updates()))?;
-        checkpoint::prune_since(&self.folder, self.gave_up.unwrap_or(0), KEEP)
+        checkpoint::prune_after(&self.folder, self.gave_up, KEEP)
     }
 
     /// Evaluation has random numbers of its own: training's are keyed by the seed itself.
