@@ -30,6 +30,7 @@ Examples:
   train --data images:FOLDER --steps 5000        on your own pictures; idx:FOLDER for the format of MNIST
   train --preset hour --data mnist               published quality in an hour or so
   train --preset paper --data mnist              as published: days on a GPU
+  train --start mnist --data images:FOLDER       a model that draws digits learns your own pictures
   train --resume --out runs/mnist-quick-warp     go on with a run that was stopped
   train --print-config > mine.toml               every size and setting, to be changed
   train --config mine.toml                       a run with them
@@ -60,6 +61,9 @@ struct Arguments {
     /// [default: nvil, hour exact]
     #[arg(long, value_parser = word::<Stop>)]
     stop: Option<Stop>,
+    /// What a stroke costs beside its divergence, in nats: the dearer, the fewer are drawn [default: 0]
+    #[arg(long, value_name = "NATS")]
+    price: Option<f64>,
     /// Updates to make in total [default: 3600, hour 8000, paper 500001]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
@@ -81,6 +85,9 @@ struct Arguments {
     /// Go on from the newest checkpoint in the folder, or from this one
     #[arg(long, value_name = "FILE")]
     resume: Option<Option<PathBuf>>,
+    /// Begin a new run with the model of this checkpoint, run or name of a model that ships (mnist, …), on whatever data
+    #[arg(long, value_name = "FILE", value_parser = common::checkpoint())]
+    start: Option<PathBuf>,
     /// A TOML file with any sizes and settings, in the tables [model] and [run]; other options have precedence
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -113,6 +120,7 @@ fn train(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         model: arguments.model,
         placement: arguments.placement,
         stop: arguments.stop,
+        price: arguments.price,
         steps: arguments.steps,
         batch: arguments.batch.map(|batch| batch as usize),
         seed: arguments.seed,
@@ -128,6 +136,7 @@ fn train(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
             Some(None) => Resume::Newest,
             Some(Some(file)) => Resume::From(file),
         },
+        start: arguments.start,
         download: arguments.reading.download,
         iwae: arguments.iwae,
     };

@@ -17,7 +17,7 @@ use crate::{
     DType, Device, Error, Params, ParamsBuilder, Result, Spec, Tensor,
     device::on_device,
     files::{self, quoted},
-    model::{Config, Model, Start, objective::Running},
+    model::{Config, GROUPS, Model, Start, objective::Running},
     optim::Adam,
     real::Real,
 };
@@ -177,6 +177,17 @@ fn header(entries: &[Entry], metadata: &[(&str, String)]) -> String {
     header
 }
 
+/// Entries of a checkpoint that are not asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Others {
+    /// May be there.
+    Ignored,
+    /// There may be none but those of [`Checkpoint::resume`].
+    Refused,
+    /// The single numbers of training must be there.
+    Numbers,
+}
+
 /// A checkpoint in memory, its header and configuration checked.
 pub struct Checkpoint<'a> {
     /// What error messages call it.
@@ -232,7 +243,7 @@ impl<'a> Checkpoint<'a> {
     pub fn model(&self, device: &Device) -> Result<(Model, Params)> {
         let mut builder = ParamsBuilder::blank();
         let model = Model::declare(&self.config, Start::new(0), &mut builder)?;
-        self.check(builder.specs(), &[""], true)?;
+        self.check(builder.specs(), &[""], Others::Refused)?;
         let mut params = builder.build(device);
         let specs = params.specs().to_vec();
         on_device!(
@@ -248,7 +259,7 @@ impl<'a> Checkpoint<'a> {
     /// # Errors
     /// As [`Checkpoint::model`]; also if this is a checkpoint for evaluation only.
     pub fn resume(&self, params: &Params, adam: &mut Adam) -> Result<Running> {
-        self.check(params.specs(), &["adam.m.", "adam.v."], false)?;
+        self.check(params.specs(), &["adam.m.", "adam.v."], Others::Numbers)?;
         let device = params.device();
         let moments = ["adam.m.", "adam.v."].map(|prefix| {
             let mut slab = Tensor::zeros(device, params.slab().shape());
@@ -275,8 +286,8 @@ impl<'a> Checkpoint<'a> {
     pub fn check_all(&self) -> Result<()> {
         let mut builder = ParamsBuilder::blank();
         Model::declare(&self.config, Start::new(0), &mut builder)?;
-        self.check(builder.specs(), &[""], true)?;
-        self.check(builder.specs(), &["adam.m.", "adam.v."], false)
+        self.check(builder.specs(), &[""], Others::Refused)?;
+        self.check(builder.specs(), &["adam.m.", "adam.v."], Others::Numbers)
     }
 
     /// The number of updates that were made, of a checkpoint of a run.
@@ -284,7 +295,7 @@ impl<'a> Checkpoint<'a> {
     /// # Errors
     /// [`Error::Checkpoint`] if it is not one of a run.
     pub fn updates(&self) -> Result<u64> {
-        self.check(&[], &[], false)?;
+        self.check(&[], &[], Others::Numbers)?;
         self.count("iteration")
     }
 
@@ -306,9 +317,43 @@ impl<'a> Checkpoint<'a> {
         Error::Checkpoint(format!("{} cannot be used as a checkpoint: {what}", self.name))
     }
 
-    /// Compares the names, shapes and types of all entries `prefix + name` with `specs`; with `all`, there may be no others but
-    /// those of [`Checkpoint::resume`], otherwise the single numbers of training must be there.
-    fn check(&self, specs: &[Spec], prefixes: &[&str], all: bool) -> Result<()> {
+    /// What a new run takes over: all of its parameters, but for those of the baseline network that are not here.
+    fn taken(&self, specs: &[Spec]) -> Vec<Spec> {
+        let baseline = |spec: &Spec| GROUPS[spec.group] == "baseline";
+        specs.iter().filter(|spec| !baseline(spec) || self.entries.info(&spec.name).is_some()).cloned().collect()
+    }
+
+    /// Whether a new run of a model of this configuration can begin with these parameters.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] with all names that are missing or of another shape.
+    pub fn check_start(&self, config: &Config) -> Result<()> {
+        let mut builder = ParamsBuilder::blank();
+        Model::declare(config, Start::new(0), &mut builder)?;
+        self.check(&self.taken(builder.specs()), &[""], Others::Ignored)
+    }
+
+    /// Puts these values into the parameters of a new run; the baseline network's stay where they are not here.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::check_start`]; a value that is not finite.
+    pub fn start(&self, params: &mut Params) -> Result<()> {
+        let (specs, device) = (self.taken(params.specs()), params.device().clone());
+        self.check(&specs, &[""], Others::Ignored)?;
+        on_device!(
+            device,
+            T => self.fill("", &specs, params.slab_mut::<T>()),
+            _gpu => {
+                let mut values = params.slab().to_f64();
+                self.fill("", &specs, &mut values)?;
+                params.slab().send(values.into_iter());
+                device.check()
+            }
+        )
+    }
+
+    /// Compares the names, shapes and types of all entries `prefix + name` with `specs`.
+    fn check(&self, specs: &[Spec], prefixes: &[&str], others: Others) -> Result<()> {
         let (mut missing, mut shapes, mut types) = (vec![], vec![], vec![]);
         let mut expect = |name: String, shape: &[usize], allowed: &[Dtype]| match self.entries.info(&name) {
             None => missing.push(name),
@@ -329,7 +374,7 @@ impl<'a> Checkpoint<'a> {
             }
         }
         let mut unexpected = vec![];
-        if all {
+        if others == Others::Refused {
             let known: HashSet<&str> = specs.iter().map(|s| s.name.as_str()).collect();
             let ours = |name: &str| {
                 let name = name.strip_prefix("adam.m.").or_else(|| name.strip_prefix("adam.v.")).unwrap_or(name);
@@ -337,7 +382,7 @@ impl<'a> Checkpoint<'a> {
             };
             unexpected = self.entries.offset_keys();
             unexpected.retain(|name| !ours(name));
-        } else {
+        } else if others == Others::Numbers {
             NUMBERS.iter().for_each(|(name, allowed)| expect(name.to_string(), &[], allowed));
         }
         if let Some(cause) = self.common_cause(&missing) {

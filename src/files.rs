@@ -1,6 +1,7 @@
 //! Writing files so that a reader never sees half of one.
 
 use crate::{Error, Result};
+use sha2::{Digest, Sha256};
 use std::{
     ffi::OsStr,
     fs::{self, File},
@@ -95,6 +96,16 @@ pub fn quoted(word: impl AsRef<OsStr>) -> String {
             format!("$'{}'", escaped.collect::<String>())
         }
     }
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The SHA-256 of `bytes` as hexadecimal digits, as `sha256sum` prints it.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 /// Creates `folder` and its parents, with a sentence if that is not possible.

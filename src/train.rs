@@ -79,6 +79,7 @@ impl Preset {
             warmup: 0,
             decay: 1.0,
             thicker: 0,
+            start: String::new(),
             eager: omniglot,
             faint: omniglot,
             images: 0,
@@ -157,6 +158,9 @@ pub struct Settings {
     /// Updates over which the training images are shown with thicker ink at first, by two pixels on each side and ever less.
     #[serde(default)]
     pub thicker: u64,
+    /// The file whose parameters the run began with, if it did, and its digest.
+    #[serde(default)]
+    pub start: String,
     /// Begin by drawing almost every stroke ([`Start::eager`]).
     pub eager: bool,
     /// Begin with thin, faint strokes ([`Start::faint`]).

@@ -367,6 +367,34 @@ fn error(command: Command, code: i32, parts: &[&str]) -> String {
 }
 
 #[test]
+fn a_new_run_begins_with_the_model_of_another() {
+    let place = Place::new();
+    succeeds(&output(place.train(&["--steps", "2"])));
+    let second = place.path("second");
+    let (run, second) = (place.path("run"), second.to_str().unwrap());
+    // The file has the model's sizes; what is asked for differs.
+    let mut begun = program("train");
+    begun.args(["--device", "cpu", "--iwae", "0", "--batch", "2", "--steps", "1", "--stop", "exact", "--price", "3"]);
+    begun.arg("--data").arg(place.data()).arg("--start").arg(&run).args(["--out", second]);
+    let said = succeeds(&output(begun));
+    assert!(said.contains("Starting with the parameters of") && said.contains("checkpoint-00000002"), "{said}");
+    let mut shown = program("train");
+    shown.args(["--resume", "--steps", "2", "--print-config", "--out", second]);
+    let shown = succeeds(&output(shown));
+    for line in ["image = 12", "stop = \"exact\"", "price = 3.0", "checkpoint-00000002.safetensors, SHA-256 "] {
+        assert!(shown.contains(line), "no {line} in {shown}");
+    }
+    let start = ["--start", run.to_str().unwrap()];
+    error(place.resume(&[&start[..], &["--steps", "3"]].concat()), 2, &["leave --start out"]);
+    let third = place.path("third");
+    let more = [&start[..], &["--out", third.to_str().unwrap()]].concat();
+    fs::write(place.path("tiny.toml"), TINY.replace("hidden = 16", "hidden = 17")).unwrap();
+    error(place.train(&more), 1, &["of another shape", "instead of"]);
+    error(place.train(&[&more[..], &["--price", "2"]].concat()), 2, &["price 2", "exact"]);
+    assert!(!third.exists());
+}
+
+#[test]
 fn advice_about_folders_works_when_followed() {
     let place = Place::new();
     succeeds(&output(place.train(&["--steps", "1"])));

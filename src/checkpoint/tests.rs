@@ -362,3 +362,34 @@ fn an_error_names_the_newest_checkpoint_that_is_whole() {
     fs::remove_file(at(3)).unwrap();
     load(folder.path(), &Device::cpu()).unwrap();
 }
+
+#[test]
+fn a_new_run_takes_over_all_parameters_but_those_of_a_baseline_that_is_not_there() {
+    let device = Device::cpu();
+    let sampled = bytes(&device);
+    let sampled = Checkpoint::parse(&sampled, "a").unwrap();
+    let exact = Config { stop: crate::model::Stop::Exact, price: 5.0, dropout: 0.1, ..config() };
+    let values = |params: &Params, name: &str| params.find(name).map(|id| params.get(id).to_f32());
+    let (_, there) = sampled.model(&device).unwrap();
+    // Without a baseline network, from a file with one; and the other way round, from a file of parameters alone.
+    let (_, mut params) = Model::new(&exact, Start::new(7), &device).unwrap();
+    sampled.check_start(&exact).unwrap();
+    sampled.start(&mut params).unwrap();
+    let alike = |a: &Params, b: &Params| a.specs().iter().all(|spec| values(a, &spec.name) == values(b, &spec.name));
+    assert!(alike(&params, &there));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("exact.safetensors");
+    save(&path, &exact, &params, None).unwrap();
+    let file = fs::read(path).unwrap();
+    let (_, mut back) = Model::new(&config(), Start::new(7), &device).unwrap();
+    let fresh = back.clone();
+    Checkpoint::parse(&file, "b").unwrap().start(&mut back).unwrap();
+    for spec in back.specs() {
+        let origin = if GROUPS[spec.group] == "baseline" { &fresh } else { &params };
+        assert_eq!(values(&back, &spec.name), values(origin, &spec.name), "{}", spec.name);
+    }
+    // Another size.
+    let wider = Config { hidden: 5, ..config() };
+    let refused = sampled.check_start(&wider).unwrap_err().to_string();
+    assert!(refused.contains("of another shape") && refused.contains("instead of"), "{refused}");
+}

@@ -566,7 +566,7 @@ fn digest_of(reader: &mut impl Read, observer: &dyn Observer) -> Result<io::Resu
     loop {
         observer.go_on()?;
         match reader.read(&mut buffer) {
-            Ok(0) => return Ok(Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())),
+            Ok(0) => return Ok(Ok(files::hex(&hash.finalize()))),
             Ok(n) => {
                 hash.update(&buffer[..n]);
                 observer.advance(n as u64);

@@ -11,11 +11,7 @@ pub(super) fn key(source: &str, options: &[String], version: (i32, i32)) -> Path
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    files::cache_folder().join("kernels").join(format!("{}.bin", hex(&hash.finalize())))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    files::cache_folder().join("kernels").join(format!("{}.bin", files::hex(&hash.finalize())))
 }
 
 /// The contents of an entry: their SHA-256 comes first in the file.

@@ -31,6 +31,8 @@ pub struct Options {
     pub placement: Option<Placement>,
     /// How the decision to stop is learned.
     pub stop: Option<Stop>,
+    /// What a stroke costs beside its divergence, in nats.
+    pub price: Option<f64>,
     /// Updates at which the run ends.
     pub steps: Option<u64>,
     /// Images per update.
@@ -53,6 +55,8 @@ pub struct Options {
     pub out: Option<PathBuf>,
     /// Whether a run is begun or gone on with.
     pub resume: Resume,
+    /// A checkpoint, or a run's folder, with whose model and parameters a new run begins.
+    pub start: Option<PathBuf>,
     /// Fetch the data if they are not there.
     pub download: bool,
     /// Particles per image of the measurement at the end; 0 or 1 for a single drawing each.
@@ -91,10 +95,19 @@ pub struct Plan {
     pub folder: PathBuf,
     /// Whether the size of a batch was asked for; a default is made smaller for a small set.
     pub(super) exact_batch: bool,
-    /// The checkpoint to go on from, and its bytes.
-    pub(super) from: Option<(PathBuf, Vec<u8>)>,
+    pub(super) from: From,
     pub(super) download: bool,
     pub(super) iwae: Option<usize>,
+}
+
+/// What a run's parameters are at first: of a file, that and its bytes.
+pub(super) enum From {
+    /// Fresh ones.
+    Nothing,
+    /// Those of another model.
+    Model(PathBuf, Vec<u8>),
+    /// Those of the run itself, of which this is a checkpoint.
+    Run(PathBuf, Vec<u8>),
 }
 
 /// Settings in which a resumed run may not differ from what it was.
@@ -147,18 +160,29 @@ impl Plan {
                 path.display()
             )));
         }
-        let (preset, model, placement) = (options.preset()?, options.model()?, options.placement()?);
-        let config = preset.config(placement).with_variant(model);
-        let config = Config { variant: model, placement, ..overlaid(&config, &options.overrides.model, "model")? };
-        let config = Config { stop: options.stop.unwrap_or(config.stop), ..config };
-        let mut settings = overlaid(&preset.settings(&options.source()?), &options.overrides.run, "run")?;
+        let preset = options.preset()?;
+        let mut suited = preset.settings(&options.source()?);
+        let (suits, from) = match &options.start {
+            None => (preset.config(options.placement()?).with_variant(options.model()?), From::Nothing),
+            Some(start) => {
+                let path = checkpoint::find(start)?;
+                let bytes = files::read(&path)?;
+                // It can draw already.
+                (suited.thicker, suited.start) = (0, format!("{}, SHA-256 {}", path.display(), files::sha256(&bytes)));
+                (Checkpoint::parse(&bytes, &path.display().to_string())?.config().clone(), From::Model(path, bytes))
+            }
+        };
+        let config = options.put_into(overlaid(&suits, &options.overrides.model, "model")?);
+        if let From::Model(path, bytes) = &from {
+            Checkpoint::parse(bytes, &path.display().to_string())?.check_start(&config)?;
+        }
+        let mut settings = overlaid(&suited, &options.overrides.run, "run")?;
         options.apply(&mut settings);
         settings.preset = preset;
         settings.data = settings.data.absolute()?;
         settings.digest.clear();
         let exact_batch = options.batch.is_some() || options.overrides.run.contains_key("batch");
-        Plan { config, settings, folder, exact_batch, from: None, download: options.download, iwae: options.iwae }
-            .checked()
+        Plan { config, settings, folder, exact_batch, from, download: options.download, iwae: options.iwae }.checked()
     }
 
     fn resumed(options: &Options, path: PathBuf, folder: PathBuf) -> Result<Self> {
@@ -169,10 +193,10 @@ impl Plan {
             Ok((checkpoint.config().clone(), settings_of(&checkpoint)?, checkpoint.updates()?))
         });
         let (saved_config, saved, updates) = found.map_err(|error| checkpoint::with_advice(error, &path))?;
-        let mut config = overlaid(&saved_config, &options.overrides.model, "model")?;
-        config.placement = options.placement.unwrap_or(config.placement);
-        config.variant = options.model.unwrap_or(config.variant);
-        config.stop = options.stop.unwrap_or(config.stop);
+        if options.start.is_some() {
+            return Err(Error::Usage("a run that is resumed has begun already: leave --start out".into()));
+        }
+        let config = options.put_into(overlaid(&saved_config, &options.overrides.model, "model")?);
         let mut wished = overlaid(&saved, &options.overrides.run, "run")?;
         options.apply(&mut wished);
         let mut differences = differences(&config, &saved_config, None);
@@ -207,7 +231,7 @@ impl Plan {
             settings: wished,
             folder,
             exact_batch: true,
-            from: Some((path, bytes)),
+            from: From::Run(path, bytes),
             download: options.download,
             iwae: options.iwae,
         }
@@ -252,6 +276,17 @@ impl Options {
 
     fn placement(&self) -> Result<Placement> {
         chosen(&self.placement, &self.overrides.model, "model", "placement", Placement::Warp)
+    }
+
+    /// `config` with what the user asked for one by one.
+    fn put_into(&self, config: Config) -> Config {
+        Config {
+            placement: self.placement.unwrap_or(config.placement),
+            variant: self.model.unwrap_or(config.variant),
+            stop: self.stop.unwrap_or(config.stop),
+            price: self.price.unwrap_or(config.price),
+            ..config
+        }
     }
 
     /// Puts what the user asked for one by one into `settings`.

@@ -4,6 +4,7 @@ use super::{
     Options, Plan, Preset, Report, Trainer,
     folder::{self, Claim},
     memory,
+    options::From,
 };
 use crate::{
     Device, Error, Observer, Params, ParamsBuilder, Result,
@@ -74,20 +75,25 @@ impl Plan {
             memory::check(&config, settings.batch, parameters(&config)?)?;
         }
         let mut claim = Claim::new(&folder)?;
-        if from.is_none() {
+        if !matches!(from, From::Run(..)) {
             MetricsFile::check(&folder.join("metrics.csv"), &columns())?;
         }
         let reading =
             data::Options { download, fit: settings.fit, invert: settings.invert, ..data::Options::new(config.image) };
         let data = data::load_or_fetch(&settings.data, &reading, observer)?;
         let trainer = match &from {
-            None => {
+            From::Nothing | From::Model(..) => {
                 if !exact_batch {
                     settings.batch = settings.batch.min(data.train.len()).max(1);
                 }
-                Trainer::new(&config, settings, data.train, device)?
+                let mut trainer = Trainer::new(&config, settings, data.train, device)?;
+                if let From::Model(path, bytes) = &from {
+                    Checkpoint::parse(bytes, &path.display().to_string())?.start(trainer.params_mut())?;
+                    observer.note(&format!("Starting with the parameters of {}.", path.display()));
+                }
+                trainer
             }
-            Some((path, bytes)) => {
+            From::Run(path, bytes) => {
                 let trainer = Checkpoint::parse(bytes, &path.display().to_string())
                     .and_then(|checkpoint| Trainer::resume(&checkpoint, data.train, device, |old| *old = settings));
                 let trainer = trainer.map_err(|error| checkpoint::with_advice(error, path))?;
