@@ -7,7 +7,7 @@ use common::{Compute, Data, Screen, say};
 use dood::{
     Error, Observer, Result, checkpoint,
     files::{quoted, write_atomically},
-    measure::{Ends, Measured, Score, measure, spread},
+    measure::{Ends, Measured, Protocol, Score, measure, spread},
     observer::Unit,
     rng::Rng,
 };
@@ -40,6 +40,10 @@ struct Arguments {
     /// those of the published protocol
     #[arg(long)]
     all_ends: bool,
+    /// Updates by which the networks' answers are refined for every image first (32 do a lot): bounds by inference at test time, which
+    /// are not those of the published protocol
+    #[arg(long, value_name = "UPDATES", default_value_t = 0)]
+    refine: u16,
     /// A .json or .csv to write the numbers to
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -64,10 +68,11 @@ fn evaluate(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let images = arguments.data.load(model.config.image, screen)?;
     let count = arguments.count.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX));
     let (which, particles) = (spread(count, images.len()), arguments.particles as usize);
-    screen.begin("Measuring", Some((which.len() as u64).saturating_mul(particles as u64)), Unit::Items);
-    let rng = Rng::new(arguments.seed, 0);
     let ends = if arguments.all_ends { Ends::All } else { Ends::Sampled };
-    let scores = measure((&model, &params), &images, &which, (particles, ends), rng, screen);
+    let protocol = Protocol { particles, ends, refine: arguments.refine.into() };
+    screen.begin("Measuring", Some(protocol.drawings(which.len())), Unit::Items);
+    let rng = Rng::new(arguments.seed, 0);
+    let scores = measure((&model, &params), &images, &which, protocol, rng, screen);
     screen.end();
     let scores = scores?;
     let measured = Measured::of(&scores, particles);
@@ -83,6 +88,7 @@ fn evaluate(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
                     "images_in_split": images.len(),
                     "seed": arguments.seed,
                     "all_ends": arguments.all_ends,
+                    "refine": arguments.refine,
                 });
                 let fields = value.as_object_mut().expect("a struct is an object");
                 fields.extend(about.as_object().expect("an object").clone());
@@ -94,10 +100,11 @@ fn evaluate(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     }
     let (set, all) = (arguments.data.split.name(), images.len());
     say!(
-        "{} of {all} {set} images of {}, {particles} drawings of each{}, in nats per image:",
+        "{} of {all} {set} images of {}, {particles} drawings of each{}{}, in nats per image:",
         measured.images,
         arguments.data.source,
-        if arguments.all_ends { ", over all their ends" } else { "" }
+        if arguments.all_ends { ", over all their ends" } else { "" },
+        if arguments.refine > 0 { format!(", after {} updates for it", arguments.refine) } else { String::new() }
     );
     common::measured(&measured);
     Ok(ExitCode::SUCCESS)

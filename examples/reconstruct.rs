@@ -11,7 +11,7 @@ use dood::{
         reconstruction::{pages, write_png, write_svg},
     },
     files::quoted,
-    measure::{Ends, Measured, Score, measure, spread},
+    measure::{Measured, Protocol, Score, measure, spread},
     observer::Unit,
     rng::Rng,
     train::pixels,
@@ -40,6 +40,9 @@ struct Arguments {
     /// Drawings per image, of which the best is shown
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     particles: u32,
+    /// Updates by which the networks' answers are refined for every image first; 32 do a lot where images are unlike those learned from
+    #[arg(long, value_name = "UPDATES", default_value_t = 0)]
+    refine: u16,
     /// Strokes at most, also more than the model has learned with [default: as it has learned]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
     strokes: Option<u16>,
@@ -70,8 +73,9 @@ fn draw(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let which = spread(arguments.count as usize, images.len());
     let x = pixels(&images, which.iter().copied(), &device);
     let particles = arguments.particles as usize;
+    let protocol = Protocol { refine: arguments.refine.into(), ..Protocol::published(particles) };
     let strokes = arguments.strokes.map_or(model.config.strokes, usize::from);
-    let drawn = artist.redraw(&x, (particles, Best::Likelihood), strokes, Rng::new(arguments.seed, 0), screen)?;
+    let drawn = artist.redraw(&x, (protocol, Best::Likelihood), strokes, Rng::new(arguments.seed, 0), screen)?;
 
     let mut written = vec![];
     if kind == "json" {
@@ -102,10 +106,10 @@ fn draw(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     say!("all {particles} drawings of each");
     common::measured(&Measured::of(&scores, particles));
     if let Some(particles) = arguments.iwae {
-        let drawings = which.len() as u64 * u64::from(particles);
-        screen.begin("Measuring", Some(drawings), Unit::Items);
+        let protocol = Protocol { particles: particles as usize, ..protocol };
+        screen.begin("Measuring", Some(protocol.drawings(which.len())), Unit::Items);
         let rng = Rng::new(arguments.seed.wrapping_add(1), 0);
-        let scores = measure((model, params), &images, &which, (particles as usize, Ends::Sampled), rng, screen);
+        let scores = measure((model, params), &images, &which, protocol, rng, screen);
         screen.end();
         say!("{particles} further drawings of each");
         common::measured(&Measured::of(&scores?, particles as usize));

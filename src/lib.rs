@@ -46,7 +46,7 @@
 //!    [`model::objective`] is what training minimises.
 //! 8. [`data`]: where images come from.
 //! 9. [`train`]: one update after the other, and around it [`checkpoint`], [`metrics`], [`figures`]; [`measure`](mod@measure) says how
-//!    good a model is, and [`eval`] has what it can do.
+//!    good a model is, [`refine`](mod@refine) looks at an image for longer, and [`eval`] has what a model can do.
 //!
 //! # Rooms
 //!
@@ -58,7 +58,7 @@
 //! engine   device tensor slot op profile params tape
 //! parts    ops gradcheck optim nn
 //! paper    model
-//! work     data checkpoint figures metrics measure eval train
+//! work     data checkpoint figures metrics refine measure eval train
 //! ```
 //!
 //! # Errors
@@ -95,6 +95,7 @@ pub mod optim;
 mod params;
 pub mod profile;
 mod real;
+pub mod refine;
 pub mod rng;
 mod slot;
 mod tape;

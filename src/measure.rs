@@ -5,6 +5,7 @@ use crate::{
     Device, Observer, Params, Result, Tape, Tensor, Var,
     data::Images,
     model::{Dropout, Model, Noise, Pass, Step},
+    refine::refine,
     rng::Rng,
 };
 use serde::Serialize;
@@ -106,6 +107,29 @@ pub enum Ends {
     All,
 }
 
+/// How images are drawn in order to be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocol {
+    /// Drawings of each image; at least one is made.
+    pub particles: usize,
+    /// What becomes of their ends.
+    pub ends: Ends,
+    /// Updates by which q is refined for every image before that ([`refine`](mod@crate::refine)).
+    pub refine: usize,
+}
+
+impl Protocol {
+    /// The published one (section 11a).
+    pub fn published(particles: usize) -> Self {
+        Protocol { particles, ends: Ends::Sampled, refine: 0 }
+    }
+
+    /// What an observer is told to expect for `images` images: drawings, those of the refinement among them.
+    pub fn drawings(&self, images: usize) -> u64 {
+        (images as u64).saturating_mul(self.particles.max(1) as u64 + self.refine as u64)
+    }
+}
+
 /// log p(x | canvas), log weight and strokes of every drawing, whose end was sampled.
 fn sampled(log_likelihood: &Tensor, steps: &[Step]) -> [Vec<f64>; 3] {
     let likelihoods = log_likelihood.to_f64();
@@ -154,47 +178,61 @@ pub fn over_ends(model: &Model, x: &Tensor, steps: &[Step]) -> [Vec<f64>; 3] {
 /// Passes hold at most so many drawings, to bound their memory.
 const AT_ONCE: usize = 64;
 
-/// Draws each of `count` images `particles` times in at most `strokes` strokes, dropout off, some at a time; `images` gives a range of
-/// them as `[B, H, W]`. Every drawing that is made is told to `observer`, which may stop it.
+/// Draws each of `count` images as `protocol` has it in at most `strokes` strokes, dropout off, some at a time; `images` gives a range
+/// of them as `[B, H, W]`. Every drawing that is made is told to `observer`, which may stop it.
 pub(crate) fn draw(
     (model, params): (&Model, &Params),
     (count, images): (usize, &dyn Fn(Range<usize>) -> Tensor),
-    (particles, strokes, ends): (usize, usize, Ends),
+    (protocol, strokes): (Protocol, usize),
     rng: Rng,
     observer: &dyn Observer,
     visit: &mut dyn FnMut(&Round),
 ) -> Result<()> {
-    let particles = particles.max(1);
+    let particles = protocol.particles.max(1);
     let together = (AT_ONCE / particles).max(1);
     let mut pass_number = rng.step;
-    for first in (0..count).step_by(together) {
-        let images = images(first..count.min(first + together));
-        for done in (0..particles).step_by(AT_ONCE) {
-            observer.go_on()?;
-            let particles = AT_ONCE.min(particles - done);
-            let (count, x) = (images.shape()[0], Tensor::stack(&vec![images.clone(); particles]));
-            let rows = particles * count;
-            let x = x.reshape(&[&[rows], &images.shape()[1..]].concat());
-            let noise = Noise::for_strokes(model, params.device(), (strokes, rows), Rng::new(rng.seed, pass_number));
-            let hold = ends == Ends::All;
-            let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, hold, watch: false };
-            let tape = Tape::eval(params);
-            let steps = model.recognise(&tape, &x, &pass);
-            let log_likelihood = model.log_likelihood(&x, &steps).value();
-            let numbers = match ends {
-                Ends::Sampled => sampled(&log_likelihood, &steps),
-                Ends::All => over_ends(model, &x, &steps),
-            };
-            params.device().check()?;
-            visit(&Round { first, count, particles, steps, log_likelihood, numbers });
-            observer.advance(rows as u64);
-            pass_number = pass_number.wrapping_add(1);
+    let device = params.device();
+    // Refinement is for many images at once, however many particles follow.
+    for block in (0..count).step_by(AT_ONCE / together * together) {
+        let block = block..count.min(block + AT_ONCE / together * together);
+        let moves = match protocol.refine {
+            0 => None,
+            updates => {
+                let own = Rng::new(!rng.seed, block.start as u64 * updates as u64);
+                Some(refine((model, params), &images(block.clone()), (strokes, updates), own, observer)?)
+            }
+        };
+        for first in block.clone().step_by(together) {
+            let images = images(first..block.end.min(first + together));
+            for done in (0..particles).step_by(AT_ONCE) {
+                observer.go_on()?;
+                let particles = AT_ONCE.min(particles - done);
+                let (count, x) = (images.shape()[0], Tensor::stack(&vec![images.clone(); particles]));
+                let rows = particles * count;
+                let x = x.reshape(&[&[rows], &images.shape()[1..]].concat());
+                let noise = Noise::for_strokes(model, device, (strokes, rows), Rng::new(rng.seed, pass_number));
+                let hold = protocol.ends == Ends::All;
+                let pass =
+                    Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, hold, watch: false };
+                let tape = Tape::eval(params);
+                let moved = moves.as_ref().map(|moves| moves.of(&tape, (first - block.start, count), particles));
+                let steps = model.recognise_moved(&tape, &x, &pass, moved.unwrap_or_default());
+                let log_likelihood = model.log_likelihood(&x, &steps).value();
+                let numbers = match protocol.ends {
+                    Ends::Sampled => sampled(&log_likelihood, &steps),
+                    Ends::All => over_ends(model, &x, &steps),
+                };
+                device.check()?;
+                visit(&Round { first, count, particles, steps, log_likelihood, numbers });
+                observer.advance(rows as u64);
+                pass_number = pass_number.wrapping_add(1);
+            }
         }
     }
     Ok(())
 }
 
-/// Draws the images `which` of a set `particles` times each and scores them, in that order.
+/// Draws the images `which` of a set as `protocol` has it and scores them, in that order.
 ///
 /// # Errors
 /// [`Error::Stopped`](crate::Error::Stopped); those of a GPU.
@@ -202,22 +240,15 @@ pub fn measure(
     (model, params): (&Model, &Params),
     images: &Images,
     which: &[usize],
-    (particles, ends): (usize, Ends),
+    protocol: Protocol,
     rng: Rng,
     observer: &dyn Observer,
 ) -> Result<Vec<Score>> {
     let mut tallies = vec![Tally::new(); which.len()];
     let some = |range: Range<usize>| pixels(images, which[range].iter().copied(), params.device());
-    draw(
-        (model, params),
-        (which.len(), &some),
-        (particles, model.config.strokes, ends),
-        rng,
-        observer,
-        &mut |round| {
-            (0..round.count).for_each(|i| round.tally(i, &mut tallies[round.first + i]));
-        },
-    )?;
+    draw((model, params), (which.len(), &some), (protocol, model.config.strokes), rng, observer, &mut |round| {
+        (0..round.count).for_each(|i| round.tally(i, &mut tallies[round.first + i]));
+    })?;
     Ok(tallies.iter().map(Tally::score).collect())
 }
 

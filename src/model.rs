@@ -29,6 +29,7 @@ pub use init::Start;
 pub use latent::{Each, Heat};
 pub use noise::Noise;
 pub use state::{Canvas, Memory, Pen, State};
+pub use view::Moved;
 
 use crate::{Device, ParamId, Params, ParamsBuilder, Result, Tensor, nn::LastLayer, ops::RenderSettings};
 use baseline::Baseline;

@@ -163,14 +163,7 @@ impl Params {
     /// Replaces the values of one parameter.
     #[track_caller]
     pub fn set(&mut self, id: ParamId, values: &[f64]) {
-        let range = self.specs[id.index()].range();
-        assert_eq!(range.len(), values.len(), "set of parameter {}", self.specs[id.index()].name);
-        let device = self.device().clone();
-        on_device!(device, T => {
-            for (x, &v) in self.slab_mut::<T>()[range].iter_mut().zip(values) {
-                *x = T::of(v);
-            }
-        }, _gpu => self.get(id).send(values.iter().copied()));
+        put(&mut self.slab, &self.specs[id.index()], values);
     }
 
     pub(crate) fn window(&self, spec: &Spec) -> Tensor {
@@ -180,6 +173,18 @@ impl Params {
     pub(crate) fn slab_mut<T: Real>(&mut self) -> &mut [T] {
         self.slab.slice_mut()
     }
+}
+
+/// Replaces the values of one parameter in a slab.
+#[track_caller]
+fn put(slab: &mut Tensor, spec: &Spec, values: &[f64]) {
+    assert_eq!(spec.range().len(), values.len(), "set of parameter {}", spec.name);
+    let device = slab.device().clone();
+    on_device!(device, T => {
+        for (x, &v) in slab.slice_mut::<T>()[spec.range()].iter_mut().zip(values) {
+            *x = T::of(v);
+        }
+    }, _gpu => slab.window(spec.at, &spec.shape).send(values.iter().copied()));
 }
 
 /// The gradients of a [`Params`], laid out alike.
@@ -203,6 +208,12 @@ impl Grads {
     pub fn get(&self, id: ParamId) -> Tensor {
         let spec = &self.specs[id.index()];
         self.slab.window(spec.at, &spec.shape)
+    }
+
+    /// Replaces the gradient of one parameter.
+    #[track_caller]
+    pub fn set(&mut self, id: ParamId, values: &[f64]) {
+        put(&mut self.slab, &self.specs[id.index()], values);
     }
 
     /// One flat array, laid out like [`Params::slab`].

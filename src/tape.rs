@@ -15,6 +15,8 @@ pub struct Tape<'p> {
     device: Device,
     params: Option<&'p Params>,
     record: bool,
+    /// Whether parameters have gradients.
+    trains: bool,
     nodes: RefCell<Vec<Node>>,
     param_vars: RefCell<Vec<Option<u32>>>,
     /// The values that constants take, in reverse order, whatever they are asked to be.
@@ -60,6 +62,11 @@ impl<'p> Tape<'p> {
         Self::build(params.device(), Some(params), true)
     }
 
+    /// Records for a backward pass to [`Tape::input`]s only: parameters are constants.
+    pub fn frozen(params: &'p Params) -> Self {
+        Tape { trains: false, ..Self::new(params) }
+    }
+
     /// Forward only: nothing is saved for a backward pass.
     pub fn eval(params: &'p Params) -> Self {
         Self::build(params.device(), Some(params), false)
@@ -86,6 +93,7 @@ impl<'p> Tape<'p> {
             device: device.clone(),
             params,
             record,
+            trains: record,
             nodes: RefCell::default(),
             param_vars: vec![None; count].into(),
             frozen: RefCell::default(),
@@ -153,7 +161,7 @@ impl<'p> Tape<'p> {
             return Var { tape: self, id };
         }
         let value = self.params.expect("a tape without parameters was asked for one").get(id);
-        let var = self.leaf("parameter", value, Some(id), true);
+        let var = self.leaf("parameter", value, Some(id), self.trains);
         self.param_vars.borrow_mut()[id.index()] = Some(var.id);
         var
     }

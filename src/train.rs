@@ -479,3 +479,25 @@ fn norm(slab: &Tensor) -> f64 {
     });
     squares.iter().sum::<f64>().sqrt()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn settings_of_runs_with_three_rates_are_read() {
+        let settings = Preset::Hour.settings(&Source::Synthetic);
+        let with = |rates: serde_json::Value| {
+            let mut text = serde_json::to_value(&settings).unwrap();
+            text["rates"] = rates;
+            serde_json::from_value::<Settings>(text).map(|settings| settings.rates)
+        };
+        assert_eq!(with(json!([1e-4, 2e-4, 3e-4])).unwrap(), [1e-4, 2e-4, 3e-4, 1e-4]);
+        assert_eq!(with(json!([1e-4, 2e-4, 3e-4, 4e-4])).unwrap(), [1e-4, 2e-4, 3e-4, 4e-4]);
+        for wrong in [json!([1e-4, 2e-4]), json!([1.0, 2.0, 3.0, 4.0, 5.0])] {
+            let refused = with(wrong).unwrap_err().to_string();
+            assert!(refused.contains("one for each of model, baseline, onoff, scale"), "{refused}");
+        }
+    }
+}

@@ -7,6 +7,7 @@ use dood::{
     Device, Tensor,
     error::Error,
     eval::{Artist, Beginning, Best, DrawingFile, Drawn, MedianPen, Token, gallery, paint},
+    measure::Protocol,
     model::{Config, Heat, Model, Start, Variant},
     observer::Silent,
     ops::Placement,
@@ -102,7 +103,7 @@ fn the_best_of_many_is_at_least_as_good_as_the_first_and_the_same_again() {
     let artist = artist(Variant::Dood, Placement::Warp);
     let x = images(&artist, 5);
     let redraw = |particles, keep| -> Vec<Drawn> {
-        let best = artist.redraw(&x, (particles, keep), 4, Rng::new(2, 0), &Silent).unwrap();
+        let best = artist.redraw(&x, (Protocol::published(particles), keep), 4, Rng::new(2, 0), &Silent).unwrap();
         best.into_iter().map(|one| one.drawn).collect()
     };
     let (one, many, joint) = (redraw(1, Best::Likelihood), redraw(20, Best::Likelihood), redraw(20, Best::Joint));
@@ -123,7 +124,7 @@ fn the_best_of_many_is_at_least_as_good_as_the_first_and_the_same_again() {
 fn more_strokes_than_were_learned_can_be_drawn() {
     let artist = artist(Variant::Dood, Placement::Points);
     let x = images(&artist, 2);
-    let drawn = artist.redraw(&x, (30, Best::Likelihood), 9, Rng::new(2, 0), &Silent).unwrap();
+    let drawn = artist.redraw(&x, (Protocol::published(30), Best::Likelihood), 9, Rng::new(2, 0), &Silent).unwrap();
     assert!(drawn.iter().any(|one| one.drawn.drawing.strokes.len() > 4), "nine are possible");
     let drawn = artist.imagine_many(70, (Some(PEN), Heat::ONE), 9, Rng::new(2, 0), &Silent).unwrap();
     assert!(drawn.len() == 70 && drawn.iter().any(|one| one.drawing.strokes.len() > 4));

@@ -191,6 +191,11 @@ fn a_prior_that_looks_at_the_image_says_so_when_there_is_none() {
     let (tape, start, pen) = (Tape::eval(&params), model.blank(params.device(), 2), pen(&model, 2));
     let refused = model.imagine(&tape, &start, pen.as_ref(), &noise, Heat::ONE).err().expect("it has no image");
     assert!(refused.to_string().contains("cannot draw without an image"), "{refused}");
+    // And nothing has to be made ready in order to know.
+    for variant in Variant::ALL {
+        let (model, _) = self::model(variant);
+        assert_eq!(model.check_imagines().is_err(), variant == Variant::Eg, "{variant}");
+    }
 }
 
 /// Images drawn from p(x | canvas) `[N, H, W]`.

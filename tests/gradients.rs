@@ -17,7 +17,7 @@ use dood::{
     gradcheck::gradcheck,
     measure::over_ends,
     model::{
-        Call, Config, Dropout, Model, Noise, Pass, Start, Step, Stop,
+        Call, Config, Dropout, Model, Moved, Noise, Pass, Start, Step, Stop,
         Variant::{self, Air, Dair, Dood, Dr, Eg, Sp},
         objective::{Loss, Running},
     },
@@ -328,6 +328,60 @@ fn a_planted_error_of_the_training_loss_is_caught() {
             let (error, _) = worst_error((&model, &params), &grads, |n| n == name, frozen);
             assert!(error > 100.0 * LIMIT, "{kind}: {name} is wrong by {error:e}, which nobody noticed");
         }
+    }
+}
+
+/// Random numbers for the raw outputs of a network at step t.
+fn random_move(device: &Device, name: &str, t: usize, columns: usize) -> Vec<f64> {
+    let stream = Stream((100 * t + name.len()) as u32);
+    Rng::new(11, columns as u64).normal_tensor(device, stream, &[BATCH, columns]).to_f64()
+}
+
+/// Moves of everything that may move; those of one network at one step go further by a part of random numbers.
+fn moves<'t>(tape: &'t Tape<'t>, model: &Model, further: Option<(&str, usize, f64)>) -> Moved<'t> {
+    let of = |name: &str, t: usize, columns: usize| {
+        let by = further.filter(|(net, step, _)| (*net, *step) == (name, t)).map_or(0.0, |(_, _, by)| by);
+        let values = random_move(tape.device(), name, t, columns).into_iter().map(|way| (0.3 + by) * way);
+        tape.input(Tensor::from_f64(tape.device(), &[BATCH, columns], &values.collect::<Vec<_>>()))
+    };
+    let steps = |name, columns| (0..model.config.strokes).map(|t| of(name, t, columns)).collect();
+    Moved(model.movable().into_iter().map(|(name, columns)| (name, steps(name, columns))).collect())
+}
+
+/// What refinement climbs: the bound of each image as a function of what is added to the raw outputs of q's networks.
+#[test]
+fn the_gradient_with_respect_to_moves_of_the_posterior_is_right() {
+    let device = Device::cpu_f64();
+    let x = images(&device, BATCH, 12);
+    for (kind, config) in ways_to_learn(3) {
+        let (model, params) = model(&config, &device);
+        let pass = Pass { baseline: false, ..pass(&model, &device, BATCH, Dropout::Off, true) };
+        let recorded = Tape::frozen(&params);
+        let moved = moves(&recorded, &model, None);
+        let sum = model.elbo(&x, &model.recognise_moved(&recorded, &x, &pass, moved.clone())).sum();
+        let found = recorded.backward(sum, &mut Grads::none(&device));
+        let decides = moved.0.iter().any(|(name, _)| *name == "onoff_posterior");
+        assert_eq!(decides, config.stop == Stop::Exact && ![Air, Dair].contains(&config.variant), "{kind}");
+        for (name, steps) in &moved.0 {
+            for (t, &var) in steps.iter().enumerate() {
+                let value = |by: f64| {
+                    let tape = Tape::eval_frozen(&params, &recorded);
+                    let moved = moves(&tape, &model, Some((name, t, by)));
+                    model.elbo(&x, &model.recognise_moved(&tape, &x, &pass, moved)).sum().value().item()
+                };
+                let wanted = (value(1e-5) - value(-1e-5)) / 2e-5;
+                let way = random_move(&device, name, t, var.shape()[1]);
+                let slope: f64 = found.of(var).to_f64().iter().zip(way).map(|(g, way)| g * way).sum();
+                let error = (slope - wanted).abs() / (1.0 + wanted.abs());
+                assert!(error < LIMIT, "{kind}: the slope of {name} at step {t} is {slope} instead of {wanted}");
+            }
+        }
+        // Nothing moved is nothing changed, to the bit.
+        let tape = Tape::eval(&params);
+        let zero = |columns| tape.constant(Tensor::zeros(&device, &[BATCH, columns]));
+        let still = model.movable().into_iter().map(|(name, columns)| (name, vec![zero(columns); 3])).collect();
+        let sum = |moved| model.elbo(&x, &model.recognise_moved(&tape, &x, &pass, moved)).sum().value().item();
+        assert_eq!(sum(Moved(still)), sum(Moved::default()), "{kind}");
     }
 }
 

@@ -775,11 +775,20 @@ fn every_model_of_the_paper_is_trained_drawn_and_measured() {
         let said = succeeds(&output(place.train(&["--steps", "2", "--model", model])));
         assert!(said.contains(&format!("{title} on idx")), "{said}");
         succeeds(&output(place.with_model("reconstruct", &["--count", "3", "--particles", "2"])));
-        succeeds(&output(place.with_model("evaluate", &["--count", "3", "--particles", "2"])));
+        let said =
+            succeeds(&output(place.with_model("evaluate", &["--count", "3", "--particles", "2", "--refine", "2"])));
+        assert!(said.contains("after 2 updates for it"), "{said}");
         error(place.resume(&["--steps", "3", "--model", "eg"]), 2, &[&format!("variant eg instead of {model}")]);
         succeeds(&output(place.resume(&["--steps", "3"])));
     }
     error(Place::new().train(&["--model", "vae"]), 2, &["vae", "dood", "air"]);
+    // It cannot draw by itself, which is said before anything is read.
+    let place = Place::new();
+    succeeds(&output(place.train(&["--steps", "1", "--model", "eg"])));
+    fs::remove_dir_all(place.path("data")).unwrap();
+    let mut generate = program("generate");
+    generate.arg("--checkpoint").arg(place.path("run")).args(["--out", "x"]).current_dir(place.0.path());
+    error(generate, 2, &["the model eg cannot draw without an image"]);
 }
 
 // ---- Sizes from a file --------------------------------------------------------------------------------------------

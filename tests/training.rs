@@ -11,6 +11,7 @@ use dood::{
     checkpoint::{self, Checkpoint},
     data::{Images, Source, synthetic},
     eval::{Best, Reconstruction, reconstruct},
+    measure::Protocol,
     metrics::MetricsFile,
     model::Config,
     observer::Silent,
@@ -162,7 +163,7 @@ fn a_model_learns_to_draw_in_seconds() {
         let drawn = reconstruct(
             (trainer.model(), trainer.params()),
             &x,
-            (1, Best::Likelihood),
+            (Protocol::published(1), Best::Likelihood),
             trainer.model().config.strokes,
             Rng::new(1, 0),
             &Silent,

@@ -53,6 +53,7 @@ impl Generation {
     /// Loads the model and finds its pen.
     pub fn open(&self, device: &Device, observer: &dyn Observer) -> Result<Opened> {
         let artist = Artist::open(&self.checkpoint, device)?;
+        artist.model.check_imagines()?;
         let pen = match (self.pen, &self.pen_of) {
             _ if !artist.model.has_pens() => None,
             (Some(Pen(pen)), _) => Some(pen),

@@ -381,8 +381,7 @@ fn a_new_run_takes_over_all_parameters_but_those_of_a_baseline_that_is_not_there
     let path = folder.path().join("exact.safetensors");
     save(&path, &exact, &params, None).unwrap();
     let file = fs::read(path).unwrap();
-    let (_, mut back) = Model::new(&config(), Start::new(7), &device).unwrap();
-    let fresh = back.clone();
+    let [mut back, fresh] = [(); 2].map(|()| Model::new(&config(), Start::new(7), &device).unwrap().1);
     Checkpoint::parse(&file, "b").unwrap().start(&mut back).unwrap();
     for spec in back.specs() {
         let origin = if GROUPS[spec.group] == "baseline" { &fresh } else { &params };

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     Device, Error, Observer, Params, Result, Tape, Tensor, checkpoint,
+    measure::Protocol,
     model::{Drawings, Dropout, Each, Heat, Model, Noise, Pass, Pen, Scorer, State},
     observer::task,
     rng::Rng,
@@ -97,21 +98,20 @@ impl Artist {
         Ok(drawings)
     }
 
-    /// The best of `particles` drawings of each image x `[B, H, W]`, in at most `strokes` strokes: [`reconstruct`].
+    /// The best of several drawings of each image x `[B, H, W]`, in at most `strokes` strokes: [`reconstruct`].
     ///
     /// # Errors
     /// [`Error::Stopped`] where the observer wants an end; what the device says.
     pub fn redraw(
         &self,
         x: &Tensor,
-        (particles, keep): (usize, Best),
+        (protocol, keep): (Protocol, Best),
         strokes: usize,
         rng: Rng,
         observer: &dyn Observer,
     ) -> Result<Vec<Reconstruction>> {
-        let drawings = x.shape()[0] * particles.max(1);
-        task(observer, "Drawing", drawings, || {
-            reconstruct((&self.model, &self.params), x, (particles, keep), strokes, rng, observer)
+        task(observer, "Drawing", protocol.drawings(x.shape()[0]) as usize, || {
+            reconstruct((&self.model, &self.params), x, (protocol, keep), strokes, rng, observer)
         })
     }
 
@@ -279,7 +279,8 @@ impl Artist {
         let repeated =
             Tensor::stack(&vec![x.clone(); exemplars]).reshape(&[&[exemplars * n], &x.shape()[1..]].concat());
         let strokes = self.model.config.strokes;
-        let drawn = self.redraw(&repeated, (particles, Best::Likelihood), strokes, rng, observer)?;
+        let drawn =
+            self.redraw(&repeated, (Protocol::published(particles), Best::Likelihood), strokes, rng, observer)?;
         let varied: Vec<Drawing> = (drawn.iter().enumerate())
             .map(|(i, one)| token.vary(&one.drawn.drawing, self.frame(), Rng::new(rng.seed, rng.step + i as u64)))
             .collect();

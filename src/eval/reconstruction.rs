@@ -4,7 +4,7 @@ use super::{drawing::affine, drawn::Drawn, gallery::curves};
 use crate::{
     Observer, Params, Result, Tensor,
     figures::{Drawing, Grid, Kind, Tile, Window, strokes_svg},
-    measure::{self, Ends, Score, Tally},
+    measure::{self, Ends, Protocol, Score, Tally},
     model::{Drawings, Model},
     rng::Rng,
 };
@@ -41,14 +41,15 @@ impl Best {
     }
 }
 
-/// Draws every image of x `[B, H, W]` `particles` times in at most `strokes` strokes, dropout off, and keeps the best drawing.
+/// Draws every image of x `[B, H, W]` as `protocol` has it, with ends that are sampled, in at most `strokes` strokes, and keeps the best
+/// drawing.
 ///
 /// # Errors
 /// [`Error::Stopped`](crate::Error::Stopped); those of a GPU.
 pub fn reconstruct(
     (model, params): (&Model, &Params),
     x: &Tensor,
-    (particles, keep): (usize, Best),
+    (protocol, keep): (Protocol, Best),
     strokes: usize,
     rng: Rng,
     observer: &dyn Observer,
@@ -59,7 +60,7 @@ pub fn reconstruct(
     measure::draw(
         (model, params),
         (count, &images),
-        (particles, strokes, Ends::Sampled),
+        (Protocol { ends: Ends::Sampled, ..protocol }, strokes),
         rng,
         observer,
         &mut |round| {

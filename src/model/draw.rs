@@ -9,7 +9,7 @@ use super::{
     noise::{Choice, Noise},
     row,
     state::{Canvas, Memory, Pen, Settled, State},
-    view::{Input, Net, View},
+    view::{Input, Moved, Net, View},
 };
 use crate::{Device, Error, Result, Tape, Tensor, Var, ops};
 
@@ -186,11 +186,8 @@ impl Model {
         strokes: usize,
     ) -> Result<Vec<Step<'t>>> {
         let needs = roles.needs(self);
-        if scene.target.is_none() && self.eyes.see_the_target(&needs.inputs) {
-            return Err(Error::Usage(format!(
-                "the model {} cannot draw without an image to look at",
-                self.config.variant
-            )));
+        if scene.target.is_none() {
+            self.check_blind(&needs)?;
         }
         let mut drawn = Vec::with_capacity(strokes);
         for t in 0..strokes {
@@ -199,6 +196,22 @@ impl Model {
             drawn.push(step);
         }
         Ok(drawn)
+    }
+
+    fn check_blind(&self, needs: &Needs) -> Result<()> {
+        if !self.eyes.see_the_target(&needs.inputs) {
+            return Ok(());
+        }
+        Err(Error::Usage(format!("the model {} cannot draw without an image to look at", self.config.variant)))
+    }
+
+    /// Whether the prior can draw by itself ([`Model::imagine`]).
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where it looks at the image to be drawn (DooD-EG).
+    pub fn check_imagines(&self) -> Result<()> {
+        let (choice, ink) = (Choice::Known, Ink::None);
+        self.check_blind(&Roles { chooser: &self.prior, choice, scorer: None, ink, baseline: None }.needs(self))
     }
 
     /// One stroke after `before`.
@@ -264,6 +277,12 @@ impl Model {
     /// q chooses and p scores (sections 4 and 8), as many strokes as the noise is for: for every image of x `[B, H, W]`.
     #[track_caller]
     pub fn recognise<'t>(&self, tape: &'t Tape<'t>, x: &Tensor, pass: &Pass) -> Vec<Step<'t>> {
+        self.recognise_moved(tape, x, pass, Moved::default())
+    }
+
+    /// The same with networks of the posterior's side moved ([`Model::movable`]).
+    #[track_caller]
+    pub fn recognise_moved<'t>(&self, tape: &'t Tape<'t>, x: &Tensor, pass: &Pass, moved: Moved<'t>) -> Vec<Step<'t>> {
         let (n, side) = (x.shape()[0], self.config.image);
         assert_eq!(x.shape(), [n, side, side], "recognise: images of the wrong size");
         let mut start = self.blank(tape.device(), n);
@@ -272,6 +291,7 @@ impl Model {
             dropout: pass.dropout.clone(),
             skip_stopped: pass.skip_stopped,
             watch: pass.watch,
+            moved,
             ..self.scene(tape, Some(x))
         };
         let roles = Roles {
@@ -344,6 +364,15 @@ impl Model {
         }
     }
 
+    /// The networks of the posterior's side, by name with the number of their columns, that a pass may move: those of the decision to
+    /// stop only where that is learned exactly.
+    pub fn movable(&self) -> Vec<(&'static str, usize)> {
+        let of_q = self.posterior.nets().into_iter();
+        let decides = |net: &&Net| net.name != "onoff_posterior" || self.config.stop == Stop::Exact;
+        let of_pens = self.pens.iter().flat_map(|pens| [&pens.pen, &pens.canvas_slope]);
+        of_q.filter(decides).chain(of_pens).map(|net| (net.name, net.ranges.columns())).collect()
+    }
+
     fn ink<'a>(&'a self, pen: Option<&'a Pen<Tensor>>) -> Ink<'a> {
         match (&self.pens, pen) {
             (None, _) => Ink::None,
@@ -359,6 +388,7 @@ impl Model {
             dropout: Dropout::Off,
             skip_stopped: true,
             watch: false,
+            moved: Moved::default(),
             eps: self.config.bernoulli_eps,
         }
     }

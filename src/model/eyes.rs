@@ -3,7 +3,7 @@
 //! Nothing else in the model knows in which form the networks see an image. A look is one product per image network, whatever the
 //! number of its calls.
 
-use super::view::{Input, View};
+use super::view::{Input, Moved, View};
 use crate::{
     Tape, Tensor, Var,
     nn::Cnn,
@@ -95,6 +95,8 @@ pub(super) struct Scene<'t> {
     pub dropout: Dropout,
     pub skip_stopped: bool,
     pub watch: bool,
+    /// What is added to the networks' raw outputs.
+    pub moved: Moved<'t>,
     /// Clamp inside log probabilities of on/off.
     pub eps: f64,
 }

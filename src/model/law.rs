@@ -64,14 +64,18 @@ impl Law {
         }
     }
 
-    /// What its networks take in.
-    pub fn inputs(&self) -> Vec<Input> {
-        let of = |nets: &[&Net]| nets.iter().flat_map(|net| net.inputs.iter().copied()).collect();
+    /// Its networks.
+    pub fn nets(&self) -> Vec<&Net> {
         match self {
-            Law::Networks { nets, .. } => of(&[&nets.onoff, &nets.layout, &nets.stroke]),
-            Law::Joint { place, shape, .. } => of(&[place, shape]),
+            Law::Networks { nets, .. } => vec![&nets.onoff, &nets.layout, &nets.stroke],
+            Law::Joint { place, shape, .. } => vec![place, shape],
             Law::Fixed { .. } | Law::Given(_) => vec![],
         }
+    }
+
+    /// What they take in.
+    pub fn inputs(&self) -> Vec<Input> {
+        self.nets().into_iter().flat_map(|net| net.inputs.iter().copied()).collect()
     }
 }
 

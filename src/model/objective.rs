@@ -155,6 +155,21 @@ impl Model {
         Loss { loss: per_image.mean(), per_image, log_likelihood, elbo, kl, nvil }
     }
 
+    /// The evidence lower bound of each image of x `[B, H, W]` after a pass as [`Model::lesson`] has it, the baseline aside: of what was
+    /// drawn, or its mean over all ends.
+    #[track_caller]
+    pub fn elbo<'t>(&self, x: &Tensor, steps: &[Step<'t>]) -> Var<'t> {
+        match self.config.stop {
+            Stop::Nvil => self.log_weight(x, steps),
+            Stop::Exact => self.exact_loss(x, steps).elbo,
+        }
+    }
+
+    /// log p(x, z) − log q(z | x) `[B]`.
+    fn log_weight<'t>(&self, x: &Tensor, steps: &[Step<'t>]) -> Var<'t> {
+        self.log_likelihood(x, steps) - ops::stack(&steps.iter().map(Step::kl).collect::<Vec<_>>()).sum_rows()
+    }
+
     /// The mean over all ends: every canvas on the way may be the last.
     #[track_caller]
     fn exact_loss<'t>(&self, x: &Tensor, steps: &[Step<'t>]) -> Loss<'t> {
@@ -185,9 +200,7 @@ impl Model {
             Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, hold: false, watch: false };
         let tape = Tape::eval(params);
         let steps = self.recognise(&tape, &repeated, &pass);
-        let kl: Vec<Var> = steps.iter().map(Step::kl).collect();
-        let weights = self.log_likelihood(&repeated, &steps) - ops::stack(&kl).sum_rows();
-        weights.value().reshape(&[particles, x.shape()[0]])
+        self.log_weight(&repeated, &steps).value().reshape(&[particles, x.shape()[0]])
     }
 }
 

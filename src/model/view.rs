@@ -185,10 +185,21 @@ impl Net {
     pub fn of<'t>(&self, view: &mut View<'_, 't>) -> Var<'t> {
         let joined = view.join(&self.inputs);
         let raw = self.mlp.forward(joined);
+        let raw = view.scene.moved.of(self.name, view.t).map_or(raw, |by| raw + by);
         if view.scene.watch {
             view.note(&format!("{}_raw", self.name), raw);
         }
         view.note(self.name, raw.squash(&self.ranges))
+    }
+}
+
+/// What is added to the raw outputs of some networks: their names, and for each a value per step `[N, columns]`.
+#[derive(Clone, Default)]
+pub struct Moved<'t>(pub Vec<(&'static str, Vec<Var<'t>>)>);
+
+impl<'t> Moved<'t> {
+    fn of(&self, name: &str, t: usize) -> Option<Var<'t>> {
+        self.0.iter().find(|(net, _)| *net == name).map(|(_, steps)| steps[t])
     }
 }
 

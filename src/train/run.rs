@@ -13,7 +13,7 @@ use crate::{
     eval::{Best, Reconstruction, reconstruct, reconstruction},
     figures::{Panel, plot_svg},
     files,
-    measure::{Ends, Measured, Score, measure, pixels, spread},
+    measure::{Measured, Protocol, Score, measure, pixels, spread},
     metrics::{EventFile, Metrics, MetricsFile},
     model::{Config, Model, Start, Variant},
     observer::{Silent, Unit},
@@ -298,7 +298,8 @@ impl<'a> Run<'a> {
     fn pictures(&mut self, step: u64) -> Result<Vec<Score>> {
         let (model, params) = self.model();
         let x = pixels(&self.test, self.measured.iter().copied(), params.device());
-        let drawn = reconstruct((model, params), &x, (1, Best::Likelihood), model.config.strokes, self.rng(), &Silent)?;
+        let once = (Protocol::published(1), Best::Likelihood);
+        let drawn = reconstruct((model, params), &x, once, model.config.strokes, self.rng(), &Silent)?;
         let shown: Vec<Reconstruction> = spread(PICTURED, drawn.len()).into_iter().map(|i| drawn[i].clone()).collect();
         let history = self.folder.join("history");
         let written = files::create_folder(&history).and_then(|()| {
@@ -354,8 +355,14 @@ impl<'a> Run<'a> {
         let particles = iwae.unwrap_or(by_default).max(1);
         let drawings = (self.measured.len() as u64).saturating_mul(particles as u64);
         self.observer.begin("Measuring", Some(drawings), Unit::Items);
-        let scores =
-            measure(self.model(), &self.test, &self.measured, (particles, Ends::Sampled), self.rng(), self.observer);
+        let scores = measure(
+            self.model(),
+            &self.test,
+            &self.measured,
+            Protocol::published(particles),
+            self.rng(),
+            self.observer,
+        );
         self.observer.end();
         Ok(Measured::of(&scores?, particles))
     }
