@@ -20,6 +20,7 @@ const MOST_COUNT: usize = 64;
 const MOST_PARTICLES: usize = 200;
 const MOST_STROKES: usize = 40;
 const MOST_KNOWN: usize = 20;
+const MOST_REFINE: usize = 100;
 
 /// Why there is no answer: an HTTP status and one sentence.
 #[derive(Clone, Debug)]
@@ -74,7 +75,7 @@ impl Kind {
     /// The fields that a request may have beside those of all requests.
     fn fields(self) -> &'static [&'static str] {
         match self {
-            Kind::Redraw => &["ink", "image", "drawing", "fit", "invert", "particles", "strokes"],
+            Kind::Redraw => &["ink", "image", "drawing", "fit", "invert", "particles", "strokes", "refine"],
             Kind::Complete => {
                 &["ink", "image", "drawing", "fit", "invert", "particles", "strokes", "begin", "count", "temperature"]
             }
@@ -102,6 +103,7 @@ struct Request {
     fit: Option<f64>,
     invert: Option<Invert>,
     particles: Option<usize>,
+    refine: usize,
     strokes: Option<usize>,
     begin: Option<usize>,
     count: Option<usize>,
@@ -152,6 +154,7 @@ pub struct Task {
     pub input: Option<Input>,
     pub known: Vec<Input>,
     pub particles: usize,
+    pub refine: usize,
     pub count: usize,
     pub strokes: Option<usize>,
     pub begin: Option<usize>,
@@ -210,6 +213,9 @@ impl Request {
             Some("reference") => Token::REFERENCE,
             Some(_) => return Err(Refusal::bad("\"token\" must be \"paper\" or \"reference\"")),
         };
+        if self.refine > MOST_REFINE {
+            return Err(Refusal::bad(format!("\"refine\" must lie between 0 and {MOST_REFINE}")));
+        }
         let invert = self.invert.unwrap_or_default();
         let read = |source: Source| source.read(model.image, self.fit, invert);
         let input = read(self.source)?;
@@ -228,6 +234,7 @@ impl Request {
             count: number("count", self.count, 8, MOST_COUNT)?,
             strokes: limited("strokes", self.strokes)?,
             begin: limited("begin", self.begin)?,
+            refine: self.refine,
             seed: self.seed,
             kind,
             client,
@@ -347,6 +354,6 @@ pub fn description() -> Value {
         "GET /api/models": "the models that \"model\" can name",
         "GET /api/examples": "images to begin with",
         "limits": { "bytes": MOST_BYTES, "pixels": picture::MOST_PIXELS, "count": MOST_COUNT, "particles": MOST_PARTICLES,
-            "strokes": MOST_STROKES, "known": MOST_KNOWN },
+            "strokes": MOST_STROKES, "known": MOST_KNOWN, "refine": MOST_REFINE },
     })
 }

@@ -9,6 +9,7 @@ use dood::{
     Device, Error, Observer, Result, Tensor,
     eval::{Artist, Beginning, Best, Brush, Drawing, DrawingFile, Drawn, MedianPen, paint},
     figures::curve,
+    measure::Protocol,
     rng::Rng,
 };
 use std::{
@@ -189,11 +190,16 @@ impl Work<'_> {
         }
     }
 
+    /// How images are redrawn.
+    fn protocol(&self) -> Protocol {
+        Protocol { refine: self.task.refine, ..Protocol::published(self.task.particles) }
+    }
+
     /// The best of several drawings of the image.
     fn redraw(&self) -> Result<Answer> {
         let image = self.image(self.given());
         let x = self.tensor(&[&image]);
-        let keep = (self.task.particles, Best::Likelihood);
+        let keep = (self.protocol(), Best::Likelihood);
         let drawn = self.artist.redraw(&x, keep, self.strokes(), self.rng, self.watch)?;
         let drawn = drawn.into_iter().map(|one| one.drawn).collect();
         Ok(self.answer(Some(&image), drawn, |one| Picture {
@@ -213,7 +219,7 @@ impl Work<'_> {
                 // A line of a hand, with its corners, takes the model two strokes or so; some are kept for the end.
                 let lines = seen.lines.map_or(learned / 2, |lines| 2 * lines);
                 let begin = begin.unwrap_or(lines.clamp(1, learned.max(2) - 1));
-                let keep = (self.task.particles, Best::Likelihood);
+                let keep = (self.protocol(), Best::Likelihood);
                 let mut drawn = self.artist.redraw(&self.tensor(&[&seen.pixels]), keep, begin, self.rng, self.watch)?;
                 (Some(&seen.pixels[..]), drawn.pop().expect("one image").drawn.drawing)
             }
@@ -248,7 +254,7 @@ impl Work<'_> {
         let image = self.image(self.given());
         let images: Vec<Vec<f32>> = self.task.known.iter().map(|known| self.image(known)).collect();
         let x = self.tensor(&images.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        let keep = (self.task.particles, Best::Likelihood);
+        let keep = (self.protocol(), Best::Likelihood);
         let drawn = self.artist.redraw(&x, keep, self.strokes(), self.rng, self.watch)?;
         let mut drawings: Vec<Drawing> = drawn.into_iter().map(|one| one.drawn.drawing).collect();
         // What was given as strokes is known better than by redrawing it.
