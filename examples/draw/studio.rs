@@ -7,9 +7,10 @@ use super::{
 };
 use dood::{
     Device, Error, Observer, Result, Tensor,
-    eval::{Artist, Beginning, Best, Brush, Drawing, DrawingFile, Drawn, MedianPen, paint},
+    eval::{Artist, Beginning, Best, Brush, Drawing, DrawingFile, Drawn, MedianPen, Token, paint, token::Spread},
     figures::curve,
     measure::Protocol,
+    ops::Angle,
     rng::Rng,
 };
 use std::{
@@ -25,6 +26,16 @@ use std::{
 const HELD: usize = 2;
 /// How often the program looks whether it shall end, while nobody asks for anything.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// Exemplars of a known drawing that are held against a new one, the drawing itself among them.
+const EXEMPLARS: usize = 24;
+/// How they differ: less than the exemplars that are shown as other hands', as size and middle can be fitted before.
+const NEAR: Token = Token {
+    motor: [0.01, 0.02, 0.03],
+    ranges: [(-0.1, 0.1), (-0.1, 0.1), (0.85, 1.15), (0.85, 1.15), (-0.2, 0.2), (-0.1, 0.1), (-0.1, 0.1)],
+    spread: Spread::Uniform,
+    angle: Angle::Radians,
+};
 
 /// A model that is at hand.
 struct Held {
@@ -249,28 +260,38 @@ impl Work<'_> {
         Ok(self.answer(None, drawn, finished))
     }
 
-    /// How well each known drawing explains what was given.
+    /// How well each known drawing explains what was given: the likelihood of the best of its exemplars, as other hands would draw it.
     fn score(&self) -> Result<Answer> {
         let image = self.image(self.given());
         let images: Vec<Vec<f32>> = self.task.known.iter().map(|known| self.image(known)).collect();
         let x = self.tensor(&images.iter().map(Vec::as_slice).collect::<Vec<_>>());
         let keep = (self.protocol(), Best::Likelihood);
-        let drawn = self.artist.redraw(&x, keep, self.strokes(), self.rng, self.watch)?;
-        let mut drawings: Vec<Drawing> = drawn.into_iter().map(|one| one.drawn.drawing).collect();
-        // What was given as strokes is known better than by redrawing it.
-        for (drawing, known) in drawings.iter_mut().zip(&self.task.known) {
-            if let Input::Strokes(strokes) = known {
-                *drawing = strokes.clone();
-            }
+        let redrawn = self.artist.redraw(&x, keep, self.strokes(), self.rng, self.watch)?;
+        let x = self.tensor(&vec![&image[..]; EXEMPLARS]);
+        let mut best = vec![];
+        for (i, (known, redrawn)) in self.task.known.iter().zip(redrawn).enumerate() {
+            self.watch.go_on()?;
+            // What was given as strokes is known better than by redrawing it.
+            let drawing = match known {
+                Input::Strokes(drawing) => drawing.clone(),
+                Input::Image(_) => redrawn.drawn.drawing,
+            };
+            let exemplar = |e: usize| match e {
+                0 => drawing.clone(),
+                _ => NEAR.vary(&drawing, self.artist.frame(), Rng::new(self.rng.seed, (i * EXEMPLARS + e) as u64)),
+            };
+            let exemplars: Vec<Drawing> = (0..EXEMPLARS).map(exemplar).collect();
+            let scored = self.artist.score(&exemplars, self.pen(), Some(&x), usize::MAX)?;
+            let scored = Drawn::all(&self.artist.model, &scored).into_iter();
+            best.extend(scored.max_by(|a, b| likelihood(a).total_cmp(&likelihood(b))));
         }
-        self.watch.go_on()?;
-        let x = self.tensor(&vec![&image[..]; drawings.len()]);
-        let scored = Drawn::all(&self.artist.model, &self.artist.score(&drawings, self.pen(), Some(&x), usize::MAX)?);
-        let values: Vec<f64> =
-            scored.iter().map(|one| one.drawing.log_likelihood.expect("there is an image")).collect();
-        let scores = shares(&values, image.len());
-        Ok(Answer { scores, ..self.answer(Some(&image), scored, finished) })
+        let values: Vec<f64> = best.iter().map(likelihood).collect();
+        Ok(Answer { scores: shares(&values, image.len()), ..self.answer(Some(&image), best, finished) })
     }
+}
+
+fn likelihood(one: &Drawn) -> f64 {
+    one.drawing.log_likelihood.expect("there is an image")
 }
 
 /// A drawing without its image.

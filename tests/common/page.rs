@@ -51,8 +51,12 @@ impl Page {
     pub fn open(more: &[&str]) -> Page {
         let folder = tempfile::tempdir().unwrap();
         model(&folder.path().join("tiny.safetensors"));
-        let page = Page::in_folder(folder.path(), more);
-        Page { kept: Some(folder), ..page }
+        Page::in_folder(folder.path(), more).keeping(folder)
+    }
+
+    /// Its folder is there as long as the program.
+    pub fn keeping(self, folder: TempDir) -> Page {
+        Page { kept: Some(folder), ..self }
     }
 
     /// In a folder that has the model.

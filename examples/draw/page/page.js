@@ -7,7 +7,7 @@ const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9
 const MOST_SYMBOLS = 5;
 // A redrawing shall be whole soon after the pen is lifted; played again, it may be watched.
 const LIVE = 260, WATCHED = 450;
-const PARTICLES = 4, PARTICLES_AGAIN = 24;
+const PARTICLES = 4, PARTICLES_AGAIN = 24, REFINE = 40;
 
 const $ = id => document.getElementById(id);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -271,7 +271,7 @@ function buttons() {
   $("keep").disabled = empty || state.symbols.length >= MOST_SYMBOLS;
   $("which").disabled = empty || state.symbols.length < 2;
   $("forget").disabled = !state.symbols.length;
-  for (const id of ["play", "again", "png", "svg", "json", "copy"]) $(id).disabled = !state.redraw;
+  for (const id of ["play", "again", "refine", "png", "svg", "json", "copy"]) $(id).disabled = !state.redraw;
   $("steps").disabled = !state.redraw;
 }
 
@@ -350,10 +350,12 @@ function showPixels(canvas, bytes, other) {
   context.putImageData(pixels, 0, 0);
 }
 
-async function redraw(again = false) {
-  const fields = { ...await given(state.now), particles: again ? PARTICLES_AGAIN : PARTICLES, seed: state.seed };
-  const answer = await ask("redraw", "redraw", fields);
+async function redraw(more = {}) {
+  const answer = await ask("redraw", "redraw", { ...await given(state.now), particles: PARTICLES, seed: state.seed, ...more });
   if (!answer) return;
+  const likelihood = answer => answer?.drawings.drawings[0].log_likelihood ?? -Infinity;
+  if (more.refine && likelihood(answer) <= likelihood(state.redraw)) return say("Nothing better was found.");
+  if (more.refine) say("");
   showRedraw(answer);
   play(LIVE);
   save();
@@ -641,7 +643,12 @@ $("clear").addEventListener("click", () => change(EMPTY));
 $("again").addEventListener("click", () => {
   state.seed = Math.floor(Math.random() * 2 ** 32);
   performance.clearMarks("pen-up");
-  redraw(true);
+  redraw({ particles: PARTICLES_AGAIN });
+});
+$("refine").addEventListener("click", () => {
+  performance.clearMarks("pen-up");
+  say("Refining …");
+  redraw({ particles: PARTICLES_AGAIN, refine: REFINE });
 });
 $("play").addEventListener("click", () => { $("steps").value = $("steps").max; showStep(); play(WATCHED); });
 $("steps").addEventListener("input", () => { cancelAnimationFrame(playing); showStep(); });
