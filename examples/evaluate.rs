@@ -40,7 +40,7 @@ struct Arguments {
     /// those of the published protocol
     #[arg(long)]
     all_ends: bool,
-    /// Updates by which the networks' answers are refined for every image first (32 do a lot): bounds by inference at test time, which
+    /// Updates by which the networks' answers are refined for every image first (100 do a lot): bounds by inference at test time, which
     /// are not those of the published protocol
     #[arg(long, value_name = "UPDATES", default_value_t = 0)]
     refine: u16,

@@ -40,7 +40,7 @@ struct Arguments {
     /// Drawings per image, of which the best is shown
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     particles: u32,
-    /// Updates by which the networks' answers are refined for every image first; 32 do a lot where images are unlike those learned from
+    /// Updates by which the networks' answers are refined for every image first; 100 do a lot where images are unlike those learned from
     #[arg(long, value_name = "UPDATES", default_value_t = 0)]
     refine: u16,
     /// Strokes at most, also more than the model has learned with [default: as it has learned]

@@ -13,7 +13,9 @@ use crate::{
 };
 
 /// Learning rate of the moves, which are of raw outputs, before these are squashed into their ranges.
-const RATE: f64 = 0.05;
+const RATE: f64 = 0.02;
+/// Drawings of every image by which it is decided whether its moves are kept.
+const TRIALS: u64 = 8;
 
 /// How far q is moved for each of some images.
 pub struct Moves {
@@ -39,6 +41,31 @@ impl Moves {
         Moved(self.nets.iter().map(|(name, ids)| (*name, steps(ids))).collect())
     }
 
+    /// Takes back the moves of images that are drawn no better with them.
+    fn keep_what_helps(&mut self, (model, params): (&Model, &Params), x: &Tensor, rng: Rng) {
+        let (images, strokes) = (x.shape()[0], self.nets[0].1.len());
+        let elbos = |moved: bool| {
+            let mut sums = vec![0.0; images];
+            for trial in 0..TRIALS {
+                let rng = Rng::new(rng.seed, rng.step + trial);
+                let noise = Noise::for_strokes(model, params.device(), (strokes, images), rng);
+                let tape = Tape::eval(params);
+                let moved = if moved { self.of(&tape, (0, images), 1) } else { Moved::default() };
+                let steps = model.recognise_moved(&tape, x, &lesson(model, noise), moved);
+                sums.iter_mut().zip(model.elbo(x, &steps).value().to_f64()).for_each(|(sum, elbo)| *sum += elbo);
+            }
+            sums
+        };
+        let worse: Vec<bool> = elbos(true).iter().zip(elbos(false)).map(|(with, without)| *with < without).collect();
+        for &id in self.nets.iter().flat_map(|(_, ids)| ids) {
+            let mut values = self.values.get(id).to_f64();
+            let columns = values.len() / images;
+            let taken_back = values.chunks_mut(columns).zip(&worse).filter(|(_, worse)| **worse);
+            taken_back.for_each(|(row, _)| row.fill(0.0));
+            self.values.set(id, &values);
+        }
+    }
+
     /// As constants, for `particles` drawings of each of `count` images from `first` on, particle-major.
     pub(crate) fn of<'t>(&self, tape: &'t Tape<'t>, (first, count): (usize, usize), particles: usize) -> Moved<'t> {
         self.on(|value| {
@@ -49,7 +76,8 @@ impl Moves {
     }
 }
 
-/// Refines q for images x `[B, H, W]` with so many `updates`, each by one drawing of at most `strokes` strokes.
+/// Refines q for images x `[B, H, W]` with so many `updates`, each by one drawing of at most `strokes` strokes; what does not help an
+/// image is taken back.
 ///
 /// # Errors
 /// [`Error::Stopped`](crate::Error::Stopped); those of a GPU.
@@ -73,15 +101,21 @@ pub fn refine(
         adam.step(&mut moves.values, &grads);
         observer.advance(images as u64);
     }
+    moves.keep_what_helps((model, params), x, Rng::new(!rng.seed, rng.step));
+    device.check()?;
     Ok(moves)
+}
+
+/// How images are drawn to learn their moves.
+fn lesson(model: &Model, noise: Noise) -> Pass {
+    Pass { baseline: false, ..model.lesson(noise, Dropout::Off) }
 }
 
 /// The gradients of the moves: those of the sum of all bounds, so that the step of an image is its own.
 fn ascend((model, params): (&Model, &Params), x: &Tensor, noise: Noise, moves: &Moves, grads: &mut Grads) {
     let tape = Tape::frozen(params);
     let moved = moves.on(|value| tape.input(value));
-    let pass = Pass { baseline: false, ..model.lesson(noise, Dropout::Off) };
-    let steps = model.recognise_moved(&tape, x, &pass, moved.clone());
+    let steps = model.recognise_moved(&tape, x, &lesson(model, noise), moved.clone());
     let found = tape.backward(model.elbo(x, &steps).sum() * -1.0, &mut Grads::none(params.device()));
     for ((_, ids), (_, vars)) in moves.nets.iter().zip(&moved.0) {
         ids.iter().zip(vars).for_each(|(&id, &var)| grads.set(id, &found.of(var).to_f64()));

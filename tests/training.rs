@@ -252,7 +252,7 @@ fn the_newest_checkpoint_loads_after_a_kill_at_any_moment() {
     let steps = checkpoint::steps(folder.path()).unwrap();
     println!("killed {round} times: newest checkpoint {:?}, {abandoned} writes interrupted", steps.last());
     assert!(abandoned > 0, "no kill hit a write: this test has shown nothing");
-    assert!(steps.len() <= 4, "{steps:?}");
+    // Also what a kill in the middle of clearing away has left.
     checkpoint::prune(folder.path(), 3).unwrap();
     assert!(fs::read_dir(folder.path()).unwrap().count() <= 3, "interrupted writes are cleared away");
 }
