@@ -80,6 +80,8 @@ fn every_kind_of_request_is_answered_with_drawings_that_other_programs_read() {
         drawings(&answer).drawings[0].log_likelihood.unwrap()
     };
     assert!(likelihood(64) >= likelihood(1));
+    let refined = ask(&page, "redraw", json!({"ink": ink(), "particles": 1, "refine": 3}));
+    assert!(drawings(&refined).drawings[0].log_likelihood.unwrap().is_finite());
 
     let begun = ask(&page, "complete", json!({"ink": ink(), "count": 3, "begin": 1, "strokes": 2}));
     let file = drawings(&begun);
@@ -223,6 +225,13 @@ fn what_cannot_be_done_is_refused_in_one_sentence_and_the_page_goes_on() {
         ("complete", json!({"version": 1, "ink": ink(), "temperature": "hot"}).to_string(), 400, "\"temperature\""),
         ("vary", json!({"version": 1, "ink": ink(), "token": "mine"}).to_string(), 400, "\"token\""),
         ("vary", json!({"version": 1, "ink": ink(), "count": 1000}).to_string(), 400, "between 1 and 64"),
+        (
+            "vary",
+            json!({"version": 1, "ink": ink(), "count": 64, "particles": 100}).to_string(),
+            400,
+            "64 times 100 drawings are more than 1000",
+        ),
+        ("redraw", json!({"version": 1, "ink": ink(), "refine": 1000}).to_string(), 400, "\"refine\""),
         ("score", json!({"version": 1, "ink": ink()}).to_string(), 400, "\"known\""),
         ("score", json!({"version": 1, "ink": ink(), "known": [{}]}).to_string(), 400, "every entry"),
         ("redraw", " ".repeat((1 << 20) + 1), 413, "more than 1048576 bytes"),

@@ -247,7 +247,7 @@ impl Work<'_> {
     /// The same in other hands.
     fn vary(&self) -> Result<Answer> {
         let image = self.image(self.given());
-        let exemplars = (self.task.count, self.task.particles.min(4));
+        let exemplars = (self.task.count, self.task.particles);
         let rows = self.artist.vary(&self.tensor(&[&image]), &self.task.token, exemplars, self.rng, self.watch)?;
         let drawn = rows.into_iter().flat_map(|row| row.drawn).collect();
         Ok(self.answer(Some(&image), drawn, finished))
