@@ -209,6 +209,18 @@ fn what_cannot_be_done_is_refused_in_one_sentence_and_the_page_goes_on() {
         ("redraw", json!({"version": 1, "ink": ink(), "strokes": 1_000_000}).to_string(), 400, "between 1 and 40"),
         ("redraw", json!({"version": 1, "ink": ink(), "fit": 7}).to_string(), 400, "\"fit\""),
         ("redraw", json!({"version": 1, "ink": ink(), "model": "../../etc/passwd"}).to_string(), 404, "no model"),
+        (
+            "redraw",
+            json!({"version": 1, "ink": ink(), "model": "x".repeat(900_000)}).to_string(),
+            404,
+            "no model \"xxxx",
+        ),
+        (
+            "redraw",
+            json!({"version": 1, "ink": ink(), ("y".repeat(900_000)): 1}).to_string(),
+            400,
+            "has no field \"yyyy",
+        ),
         ("redraw", json!({"version": 1, "image": "%%%"}).to_string(), 400, "not Base64"),
         ("redraw", json!({"version": 1, "image": ""}).to_string(), 400, "not a PNG"),
         ("redraw", json!({"version": 1, "image": "aGVsbG8="}).to_string(), 400, "not a PNG"),

@@ -32,7 +32,14 @@ pub struct Refusal {
 
 impl Refusal {
     pub fn new(status: u16, sentence: impl Into<String>) -> Self {
-        Refusal { status, sentence: sentence.into() }
+        // It may quote what was sent.
+        const MOST: usize = 250;
+        let mut sentence = sentence.into();
+        if let Some((end, _)) = sentence.char_indices().nth(MOST) {
+            sentence.truncate(end);
+            sentence.push('…');
+        }
+        Refusal { status, sentence }
     }
 
     /// A mistake in the request.

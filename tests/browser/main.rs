@@ -327,7 +327,7 @@ fn picture() {
     };
     let (day, night) = (shot("light", 1180), shot("dark", 360));
     let high = 830;
-    let (left, right, gap) = (760, 300, 14);
+    let (left, right, gap) = (690, 290, 14);
     let by_day = imageops::resize(&day, left, left * day.height() / day.width(), imageops::FilterType::Lanczos3);
     let by_night =
         imageops::resize(&night, right, right * night.height() / night.width(), imageops::FilterType::Lanczos3);

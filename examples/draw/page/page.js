@@ -79,10 +79,10 @@ async function source(drawing) {
 }
 
 // Of a whole request: how it is fitted, and that images are bright ink on black.
-async function given(drawing) {
+async function given(drawing, fit = fitted()) {
   const fields = await source(drawing);
   if (drawing.image) fields.invert = "no";
-  return { ...fields, ...fitted() };
+  return { ...fields, ...fit };
 }
 
 function fitted() {
@@ -476,7 +476,8 @@ async function think(kind) {
   const { temperature, many } = state.settings, seed = Math.floor(Math.random() * 2 ** 32);
   const fields = { count: many, seed };
   if (kind !== "vary") fields.temperature = temperature;
-  if (kind !== "imagine") Object.assign(fields, await given(state.now));
+  // What has only been begun stays where it is: there must be room for the rest.
+  if (kind !== "imagine") Object.assign(fields, await given(state.now, kind === "complete" ? {} : fitted()));
   const drawing = state.now;
   const answer = await ask("ideas", kind, fields);
   $("stop").disabled = !asked.ideas;
