@@ -6,12 +6,13 @@ mod common;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use common::{
-    page::{Page, Reply, post, request, send},
+    page::{Page, Reply, model, post, request, send},
     png,
     programs::until,
 };
 use dood::{
     eval::DrawingFile,
+    model::Variant,
     rng::{Rng, Stream},
 };
 use serde_json::{Value, json};
@@ -110,6 +111,27 @@ fn every_kind_of_request_is_answered_with_drawings_that_other_programs_read() {
     let scores = scored["scores"].as_array().unwrap();
     let shares: f64 = scores.iter().map(|score| score["share"].as_f64().unwrap()).sum();
     assert!(scores.len() == 3 && (shares - 1.0).abs() < 1e-9);
+}
+
+#[test]
+fn models_without_curves_draw_too_and_say_what_they_cannot() {
+    let folder = tempfile::tempdir().unwrap();
+    model(&folder.path().join("air.safetensors"), Variant::Air);
+    model(&folder.path().join("eg.safetensors"), Variant::Eg);
+    model(&folder.path().join("tiny.safetensors"), Variant::Dood);
+    let page = Page::in_folder(folder.path(), &["--checkpoint", "air.safetensors", "--checkpoint", "eg.safetensors"]);
+    let answer = ask(&page, "redraw", json!({"model": "air", "ink": ink()}));
+    assert_eq!((&answer["pictures"][0]["paths"], &answer["model"]), (&json!([]), &json!("air")));
+    assert!(!answer["pictures"][0]["canvases"].as_array().unwrap().is_empty());
+    ask(&page, "complete", json!({"model": "air", "ink": ink(), "count": 2}));
+    ask(&page, "imagine", json!({"model": "air", "count": 2}));
+    ask(&page, "redraw", json!({"model": "eg", "ink": ink()}));
+    refused(&page.ask("vary", &json!({"version": 1, "model": "air", "ink": ink()})), 400, "draws without curves");
+    refused(&page.ask("imagine", &json!({"version": 1, "model": "eg"})), 400, "eg");
+    let models = page.get("/api/models").json();
+    let known = models["models"].as_array().unwrap().iter().map(|model| (model["id"].clone(), model["curves"].clone()));
+    let known: Vec<_> = known.take(3).collect();
+    assert_eq!(json!(known), json!([["tiny", true], ["air", false], ["eg", true]]));
 }
 
 #[test]

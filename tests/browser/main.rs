@@ -12,7 +12,7 @@ use common::{
     page::{Page, model},
     programs::program,
 };
-use dood::eval::DrawingFile;
+use dood::{eval::DrawingFile, model::Variant};
 use serde_json::{Value, json};
 use std::{env, fs, path::PathBuf};
 use webdriver::{Browser, downloaded};
@@ -38,7 +38,7 @@ fn ring() -> Vec<[f64; 2]> {
 /// The program with the model that ships, and another one to change to.
 fn page() -> Page {
     let folder = tempfile::tempdir().unwrap();
-    model(&folder.path().join("tiny.safetensors"));
+    model(&folder.path().join("tiny.safetensors"), Variant::Dood);
     let mut command = program("draw");
     command.args(["--checkpoint", "mnist", "--checkpoint", "tiny.safetensors", "--device", "cpu", "--port", "0"]);
     command.current_dir(folder.path());

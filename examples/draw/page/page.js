@@ -276,6 +276,8 @@ function buttons() {
   $("forget").disabled = !state.symbols.length;
   for (const id of ["play", "again", "refine", "png", "svg", "json", "copy"]) $(id).disabled = !state.redraw;
   $("steps").disabled = !state.redraw;
+  const curves = state.redraw?.pictures[0].paths.length > 0;
+  for (const id of ["png", "svg", "copy"]) $(id).disabled ||= !curves;
 }
 
 // Any picture becomes bright ink on black, in the middle of a square.
@@ -422,6 +424,8 @@ function showStep() {
   showPixels($("seen"), seen);
   showPixels($("canvas"), canvas);
   showPixels($("left"), seen, canvas);
+  // A model without curves has its picture only.
+  if (step && !picture.paths.length) group.append(element("image", { href: $("canvas").toDataURL(), width: 100, height: 100, opacity: 0.8 }));
 }
 
 // One stroke stands out, with the window that it was drawn in.
