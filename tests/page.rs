@@ -6,12 +6,13 @@ mod common;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use common::{
-    page::{Page, Reply, post, request, send},
+    page::{Page, Reply, model, post, request, send},
     png,
     programs::until,
 };
 use dood::{
     eval::DrawingFile,
+    model::Variant,
     rng::{Rng, Stream},
 };
 use serde_json::{Value, json};
@@ -80,6 +81,8 @@ fn every_kind_of_request_is_answered_with_drawings_that_other_programs_read() {
         drawings(&answer).drawings[0].log_likelihood.unwrap()
     };
     assert!(likelihood(64) >= likelihood(1));
+    let refined = ask(&page, "redraw", json!({"ink": ink(), "particles": 1, "refine": 3}));
+    assert!(drawings(&refined).drawings[0].log_likelihood.unwrap().is_finite());
 
     let begun = ask(&page, "complete", json!({"ink": ink(), "count": 3, "begin": 1, "strokes": 2}));
     let file = drawings(&begun);
@@ -108,6 +111,27 @@ fn every_kind_of_request_is_answered_with_drawings_that_other_programs_read() {
     let scores = scored["scores"].as_array().unwrap();
     let shares: f64 = scores.iter().map(|score| score["share"].as_f64().unwrap()).sum();
     assert!(scores.len() == 3 && (shares - 1.0).abs() < 1e-9);
+}
+
+#[test]
+fn models_without_curves_draw_too_and_say_what_they_cannot() {
+    let folder = tempfile::tempdir().unwrap();
+    model(&folder.path().join("air.safetensors"), Variant::Air);
+    model(&folder.path().join("eg.safetensors"), Variant::Eg);
+    model(&folder.path().join("tiny.safetensors"), Variant::Dood);
+    let page = Page::in_folder(folder.path(), &["--checkpoint", "air.safetensors", "--checkpoint", "eg.safetensors"]);
+    let answer = ask(&page, "redraw", json!({"model": "air", "ink": ink()}));
+    assert_eq!((&answer["pictures"][0]["paths"], &answer["model"]), (&json!([]), &json!("air")));
+    assert!(!answer["pictures"][0]["canvases"].as_array().unwrap().is_empty());
+    ask(&page, "complete", json!({"model": "air", "ink": ink(), "count": 2}));
+    ask(&page, "imagine", json!({"model": "air", "count": 2}));
+    ask(&page, "redraw", json!({"model": "eg", "ink": ink()}));
+    refused(&page.ask("vary", &json!({"version": 1, "model": "air", "ink": ink()})), 400, "draws without curves");
+    refused(&page.ask("imagine", &json!({"version": 1, "model": "eg"})), 400, "eg");
+    let models = page.get("/api/models").json();
+    let known = models["models"].as_array().unwrap().iter().map(|model| (model["id"].clone(), model["curves"].clone()));
+    let known: Vec<_> = known.take(3).collect();
+    assert_eq!(json!(known), json!([["tiny", true], ["air", false], ["eg", true]]));
 }
 
 #[test]
@@ -207,6 +231,18 @@ fn what_cannot_be_done_is_refused_in_one_sentence_and_the_page_goes_on() {
         ("redraw", json!({"version": 1, "ink": ink(), "strokes": 1_000_000}).to_string(), 400, "between 1 and 40"),
         ("redraw", json!({"version": 1, "ink": ink(), "fit": 7}).to_string(), 400, "\"fit\""),
         ("redraw", json!({"version": 1, "ink": ink(), "model": "../../etc/passwd"}).to_string(), 404, "no model"),
+        (
+            "redraw",
+            json!({"version": 1, "ink": ink(), "model": "x".repeat(900_000)}).to_string(),
+            404,
+            "no model \"xxxx",
+        ),
+        (
+            "redraw",
+            json!({"version": 1, "ink": ink(), ("y".repeat(900_000)): 1}).to_string(),
+            400,
+            "has no field \"yyyy",
+        ),
         ("redraw", json!({"version": 1, "image": "%%%"}).to_string(), 400, "not Base64"),
         ("redraw", json!({"version": 1, "image": ""}).to_string(), 400, "not a PNG"),
         ("redraw", json!({"version": 1, "image": "aGVsbG8="}).to_string(), 400, "not a PNG"),
@@ -223,6 +259,13 @@ fn what_cannot_be_done_is_refused_in_one_sentence_and_the_page_goes_on() {
         ("complete", json!({"version": 1, "ink": ink(), "temperature": "hot"}).to_string(), 400, "\"temperature\""),
         ("vary", json!({"version": 1, "ink": ink(), "token": "mine"}).to_string(), 400, "\"token\""),
         ("vary", json!({"version": 1, "ink": ink(), "count": 1000}).to_string(), 400, "between 1 and 64"),
+        (
+            "vary",
+            json!({"version": 1, "ink": ink(), "count": 64, "particles": 100}).to_string(),
+            400,
+            "64 times 100 drawings are more than 1000",
+        ),
+        ("redraw", json!({"version": 1, "ink": ink(), "refine": 1000}).to_string(), 400, "\"refine\""),
         ("score", json!({"version": 1, "ink": ink()}).to_string(), 400, "\"known\""),
         ("score", json!({"version": 1, "ink": ink(), "known": [{}]}).to_string(), 400, "every entry"),
         ("redraw", " ".repeat((1 << 20) + 1), 413, "more than 1048576 bytes"),

@@ -21,6 +21,7 @@ const MOST_PARTICLES: usize = 200;
 const MOST_STROKES: usize = 40;
 const MOST_KNOWN: usize = 20;
 const MOST_REFINE: usize = 100;
+const MOST_DRAWINGS: usize = 1000;
 
 /// Why there is no answer: an HTTP status and one sentence.
 #[derive(Clone, Debug)]
@@ -31,7 +32,14 @@ pub struct Refusal {
 
 impl Refusal {
     pub fn new(status: u16, sentence: impl Into<String>) -> Self {
-        Refusal { status, sentence: sentence.into() }
+        // It may quote what was sent.
+        const MOST: usize = 250;
+        let mut sentence = sentence.into();
+        if let Some((end, _)) = sentence.char_indices().nth(MOST) {
+            sentence.truncate(end);
+            sentence.push('…');
+        }
+        Refusal { status, sentence }
     }
 
     /// A mistake in the request.
@@ -226,12 +234,26 @@ impl Request {
             return Err(Refusal::bad(format!("\"known\" must hold 1 to {MOST_KNOWN} drawings")));
         }
         let nothing = || Refusal::bad("every entry of \"known\" must have \"ink\", \"image\" or \"drawing\"");
-        let known: Result<_, Refusal> =
+        let known: Result<Vec<Input>, Refusal> =
             self.known.into_iter().map(|source| read(source)?.ok_or_else(nothing)).collect();
+        let (known, count) = (known?, number("count", self.count, 8, MOST_COUNT)?);
+        // An exemplar needs fewer, as it differs from its original anyway.
+        let default = if kind == Kind::Vary { 4 } else { 8 };
+        let particles = number("particles", self.particles, default, MOST_PARTICLES)?;
+        let times = match kind {
+            Kind::Vary => count,
+            Kind::Score => known.len(),
+            _ => 1,
+        };
+        if times * particles > MOST_DRAWINGS {
+            return Err(Refusal::bad(format!(
+                "{times} times {particles} drawings are more than {MOST_DRAWINGS}: ask for fewer \"particles\""
+            )));
+        }
         Ok(Task {
-            known: known?,
-            particles: number("particles", self.particles, 8, MOST_PARTICLES)?,
-            count: number("count", self.count, 8, MOST_COUNT)?,
+            known,
+            particles,
+            count,
             strokes: limited("strokes", self.strokes)?,
             begin: limited("begin", self.begin)?,
             refine: self.refine,
@@ -354,6 +376,6 @@ pub fn description() -> Value {
         "GET /api/models": "the models that \"model\" can name",
         "GET /api/examples": "images to begin with",
         "limits": { "bytes": MOST_BYTES, "pixels": picture::MOST_PIXELS, "count": MOST_COUNT, "particles": MOST_PARTICLES,
-            "strokes": MOST_STROKES, "known": MOST_KNOWN, "refine": MOST_REFINE },
+            "strokes": MOST_STROKES, "known": MOST_KNOWN, "refine": MOST_REFINE, "drawings": MOST_DRAWINGS },
     })
 }

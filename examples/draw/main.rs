@@ -79,7 +79,10 @@ fn draw(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let serving = thread::spawn(move || server.serve(listener, ended));
 
     let address = format!("http://127.0.0.1:{port}");
-    say!("{} models; {} draws first.", models.len(), first.id);
+    match models.len() {
+        1 => say!("The model {} draws.", first.id),
+        n => say!("{n} models can be chosen; {} draws first.", first.id),
+    }
     say!("Draw at {address} (Ctrl-C ends it).");
     if arguments.open && !open(&address) {
         say!("No browser could be started: open the address yourself.");

@@ -87,7 +87,8 @@ impl Menu {
     pub fn entries(&self) -> Result<Vec<Arc<Entry>>> {
         let mut found = vec![];
         for path in &self.named {
-            found.push(describe(&checkpoint::find(path)?)?);
+            let path = checkpoint::find(path)?;
+            found.push(self.known(path.clone()).map_or_else(|| describe(&path), Ok)?);
         }
         let runs = inside(Path::new("runs")).into_iter().filter_map(|run| checkpoint::latest(&run).ok().flatten());
         let files = inside(&shipped()).into_iter().filter(|path| is(path, "safetensors")).chain(runs);

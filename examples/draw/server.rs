@@ -105,7 +105,7 @@ impl Server {
         let head = request.method() == Method::HEAD;
         let mut answer = self.route(request).await.unwrap_or_else(|refusal| {
             let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let mut answer = plain(status, "application/json", refusal.to_json());
+            let mut answer = json_of(status, refusal.to_json());
             if status == StatusCode::SERVICE_UNAVAILABLE {
                 answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
@@ -138,17 +138,16 @@ impl Server {
                 self.ask(kind, request.into_body()).await
             }
             (_, Some(_)) => Err(Refusal::new(405, format!("{path} takes POST with JSON: GET /api describes it"))),
-            ("/api", _) if reads => Ok(json_of(api::description())),
+            ("/api", _) if reads => Ok(json_of(StatusCode::OK, api::description().to_string())),
             ("/api/models", _) if reads => {
                 let models = self.blocking(|menu| menu.entries()).await?;
                 let models = models.map_err(|e| Refusal::new(500, e.to_string()))?;
-                Ok(json_of(
-                    json!({ "version": api::VERSION, "models": models.iter().map(|m| &**m).collect::<Vec<_>>() }),
-                ))
+                let models: Vec<_> = models.iter().map(|model| &**model).collect();
+                Ok(json_of(StatusCode::OK, json!({ "version": api::VERSION, "models": models }).to_string()))
             }
             ("/api/examples", _) if reads => {
                 let sets = self.blocking(|_| examples()).await?;
-                Ok(json_of(json!({ "version": api::VERSION, "sets": sets })))
+                Ok(json_of(StatusCode::OK, json!({ "version": api::VERSION, "sets": sets }).to_string()))
             }
             _ => match PAGE.iter().find(|(name, ..)| *name == path) {
                 Some((_, kind, text)) if reads => Ok(plain(StatusCode::OK, kind, *text)),
@@ -198,7 +197,7 @@ impl Server {
         drop(permit);
         let (answer, _waiting) = self.queue.push(task)?;
         let body = answer.await.unwrap_or_else(|_| Err(ending()))?;
-        Ok(plain(StatusCode::OK, "application/json", body))
+        Ok(json_of(StatusCode::OK, body))
     }
 
     /// Work that would keep others waiting, on a thread of its own.
@@ -240,8 +239,9 @@ fn check_type(request: &Request<Incoming>) -> Result<(), Refusal> {
     Err(Refusal::new(415, "the body must be JSON: send it with Content-Type: application/json"))
 }
 
-fn json_of(value: serde_json::Value) -> Answer {
-    plain(StatusCode::OK, "application/json", value.to_string())
+/// JSON and the end of its line, for terminals.
+fn json_of(status: StatusCode, text: String) -> Answer {
+    plain(status, "application/json", text + "\n")
 }
 
 fn plain(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {

@@ -159,27 +159,18 @@ impl Work<'_> {
         self.task.input.as_ref().expect("a task of this kind has an input")
     }
 
-    /// The pen for what is drawn from nothing.
-    fn pen(&self) -> Option<MedianPen> {
-        let Brush { width, slope, canvas_slope } = Brush::default();
-        let pen = self.task.model.pen.unwrap_or(MedianPen { sigma: width, slope, canvas_slope });
-        self.artist.model.has_pens().then_some(pen)
-    }
-
-    /// The pen that a drawing was begun with.
-    fn pen_of(&self, drawing: &Drawing) -> Option<MedianPen> {
-        let default = self.pen()?;
+    /// The pen for what is drawn from nothing: the model's own, else that of `begun`, else a middling one; none where it has no pens.
+    fn pen(&self, begun: Option<&Drawing>) -> Option<MedianPen> {
         let frame = self.artist.frame();
-        let first = drawing.strokes.first();
-        let sigma = first.and_then(|stroke| {
+        let of = |drawing: &Drawing| {
+            let stroke = drawing.strokes.first()?;
             let layout = stroke.layout.unwrap_or_else(|| frame.around(&stroke.points));
-            stroke.width.map(|width| frame.width_in_window(layout, width))
-        });
-        Some(MedianPen {
-            sigma: sigma.unwrap_or(default.sigma),
-            slope: first.and_then(|stroke| stroke.slope).unwrap_or(default.slope),
-            canvas_slope: drawing.canvas_slope.unwrap_or(default.canvas_slope),
-        })
+            let sigma = frame.width_in_window(layout, stroke.width?);
+            Some(MedianPen { sigma, slope: stroke.slope?, canvas_slope: drawing.canvas_slope? })
+        };
+        let Brush { width: sigma, slope, canvas_slope } = Brush::default();
+        let pen = self.task.model.pen.or_else(|| begun.and_then(of));
+        self.artist.model.has_pens().then_some(pen.unwrap_or(MedianPen { sigma, slope, canvas_slope }))
     }
 
     fn answer(&self, seen: Option<&[f32]>, drawn: Vec<Drawn>, picture: impl Fn(&Drawn) -> Picture) -> Answer {
@@ -236,7 +227,7 @@ impl Work<'_> {
             }
         };
         let strokes = self.task.strokes.unwrap_or(learned.saturating_sub(begun.strokes.len()).max(1));
-        let (pen, first) = (self.pen_of(&begun), begun.strokes.len());
+        let (pen, first) = (self.pen(Some(&begun)), begun.strokes.len());
         let beginning = Beginning::Drawings(vec![begun]);
         let how = (pen, *heat);
         let rows = self.artist.complete(&beginning, *count, how, strokes, self.rng, self.watch)?;
@@ -247,7 +238,7 @@ impl Work<'_> {
     /// The same in other hands.
     fn vary(&self) -> Result<Answer> {
         let image = self.image(self.given());
-        let exemplars = (self.task.count, self.task.particles.min(4));
+        let exemplars = (self.task.count, self.task.particles);
         let rows = self.artist.vary(&self.tensor(&[&image]), &self.task.token, exemplars, self.rng, self.watch)?;
         let drawn = rows.into_iter().flat_map(|row| row.drawn).collect();
         Ok(self.answer(Some(&image), drawn, finished))
@@ -256,7 +247,7 @@ impl Work<'_> {
     /// From nothing.
     fn imagine(&self) -> Result<Answer> {
         let Task { count, heat, .. } = self.task;
-        let drawn = self.artist.imagine_many(*count, (self.pen(), *heat), self.strokes(), self.rng, self.watch)?;
+        let drawn = self.artist.imagine_many(*count, (self.pen(None), *heat), self.strokes(), self.rng, self.watch)?;
         Ok(self.answer(None, drawn, finished))
     }
 
@@ -281,7 +272,7 @@ impl Work<'_> {
                 _ => NEAR.vary(&drawing, self.artist.frame(), Rng::new(self.rng.seed, (i * EXEMPLARS + e) as u64)),
             };
             let exemplars: Vec<Drawing> = (0..EXEMPLARS).map(exemplar).collect();
-            let scored = self.artist.score(&exemplars, self.pen(), Some(&x), usize::MAX)?;
+            let scored = self.artist.score(&exemplars, self.pen(None), Some(&x), usize::MAX)?;
             let scored = Drawn::all(&self.artist.model, &scored).into_iter();
             best.extend(scored.max_by(|a, b| likelihood(a).total_cmp(&likelihood(b))));
         }

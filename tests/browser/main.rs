@@ -12,7 +12,7 @@ use common::{
     page::{Page, model},
     programs::program,
 };
-use dood::eval::DrawingFile;
+use dood::{eval::DrawingFile, model::Variant};
 use serde_json::{Value, json};
 use std::{env, fs, path::PathBuf};
 use webdriver::{Browser, downloaded};
@@ -38,7 +38,7 @@ fn ring() -> Vec<[f64; 2]> {
 /// The program with the model that ships, and another one to change to.
 fn page() -> Page {
     let folder = tempfile::tempdir().unwrap();
-    model(&folder.path().join("tiny.safetensors"));
+    model(&folder.path().join("tiny.safetensors"), Variant::Dood);
     let mut command = program("draw");
     command.args(["--checkpoint", "mnist", "--checkpoint", "tiny.safetensors", "--device", "cpu", "--port", "0"]);
     command.current_dir(folder.path());
@@ -166,6 +166,21 @@ fn a_user_draws_a_seven_and_does_everything_that_the_page_offers() {
     browser.wait("the page again", "document.querySelectorAll('#grid .tile').length === 8");
     assert_eq!(kept(&browser), before);
 
+    // What was saved by something else, or not wholly, does no harm.
+    for damaged in ["'{'", "'{\"version\":1,\"now\":{\"lines\":[]},\"redraw\":{\"pictures\":7}}'"] {
+        let kept = browser.run("return localStorage.getItem('dood')");
+        browser.run(&format!("localStorage.setItem('dood', {damaged})"));
+        browser.reload();
+        browser.wait("the page again", "document.querySelectorAll('#examples button').length >= 10");
+        browser.wait(
+            "an empty page",
+            "document.getElementById('undo').disabled && document.getElementById('count').textContent === '–'",
+        );
+        browser.run(&format!("localStorage.setItem('dood', {})", json!(kept.as_str().unwrap())));
+        browser.reload();
+        browser.wait("what was there", "document.getElementById('count').textContent !== '–'");
+    }
+
     // Another model draws.
     browser.click("#model option[value=tiny]");
     browser.wait("the other model", "JSON.parse(localStorage.getItem('dood')).redraw.model === 'tiny'");
@@ -179,6 +194,18 @@ fn a_user_draws_a_seven_and_does_everything_that_the_page_offers() {
     browser.keys("#file", folder.path().join("drawing.svg").to_str().unwrap());
     browser.keys("#file", folder.path().join("drawing.png").to_str().unwrap());
     browser.wait("the file", "document.getElementById('count').textContent !== '–'");
+    // Dropped and pasted, as far as a script may do that.
+    for (kind, target) in [("drop", "document.getElementById('frame')"), ("paste", "window")] {
+        browser.click("#clear");
+        browser.run(&format!("const kind = '{kind}', target = {target}; {HAND_OVER}"));
+        browser.wait(kind, "JSON.parse(localStorage.getItem('dood')).now.image && document.getElementById('count').textContent !== '–'");
+    }
+    browser.devtools(
+        "Browser.grantPermissions",
+        json!({ "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"] }),
+    );
+    browser.click("#copy");
+    browser.wait("a copy", "document.getElementById('status').textContent === 'Copied.'");
     browser.click("#clear");
     browser.run("document.getElementById('pad').focus()");
     browser.press(&[], "\u{e012}\u{e012} \u{e014}\u{e014}\u{e014}\u{e014}\u{e015}\u{e015} ");
@@ -200,6 +227,14 @@ fn a_user_draws_a_seven_and_does_everything_that_the_page_offers() {
     nothing_from_elsewhere(&browser, &home);
     page.unharmed();
 }
+
+/// Gives the page an example's image as a file from elsewhere.
+const HAND_OVER: &str = "
+    const bytes = Uint8Array.from(atob(document.querySelector('#examples img').src.split(',')[1]), c => c.charCodeAt(0));
+    const data = new DataTransfer();
+    data.items.add(new File([bytes], 'digit.png', { type: 'image/png' }));
+    target.dispatchEvent(kind === 'drop' ? new DragEvent('drop', { dataTransfer: data, cancelable: true })
+        : new ClipboardEvent('paste', { clipboardData: data }));";
 
 /// Screenshots, and what can be said of looks without eyes: nothing is cut off, all text can be read, everything has a name.
 fn looked_at(browser: &Browser) {
@@ -265,6 +300,50 @@ fn nothing_from_elsewhere(browser: &Browser, home: &str) {
         }
     }
     assert!(requests > 20, "{requests} requests");
+}
+
+/// The picture of the README, `docs/page.png`: `scripts/pictures.sh` runs it. The page while a seven is gone on with, by day and by night.
+#[test]
+#[ignore = "makes a picture"]
+fn picture() {
+    use image::{GenericImage, RgbImage, imageops};
+    let Some(browser) = Browser::start(1280, 1000) else { return };
+    let page = page();
+    browser.look("light", 1180);
+    browser.open(&format!("http://127.0.0.1:{}/", page.port));
+    browser.wait("the examples", "document.querySelectorAll('#examples button').length >= 10");
+    browser.draw("#pad", &SEVEN);
+    measured(&browser, "redrawn");
+    browser.click("#vary");
+    measured(&browser, "vary");
+    browser.run("document.getElementById('status').textContent = ''; document.activeElement.blur()");
+    let shot = |scheme: &str, wide: u32| {
+        browser.look(scheme, wide);
+        browser.wait(
+            "another look",
+            &format!("matchMedia('(prefers-color-scheme: {scheme})').matches && innerWidth === {wide}"),
+        );
+        image::load_from_memory(&browser.screenshot()).unwrap().into_rgb8()
+    };
+    let (day, night) = (shot("light", 1180), shot("dark", 360));
+    let high = 830;
+    let (left, right, gap) = (690, 290, 14);
+    let by_day = imageops::resize(&day, left, left * day.height() / day.width(), imageops::FilterType::Lanczos3);
+    let by_night =
+        imageops::resize(&night, right, right * night.height() / night.width(), imageops::FilterType::Lanczos3);
+    let mut both = RgbImage::from_pixel(left + gap + right, high, image::Rgb([255, 255, 255]));
+    for (part, at) in [(by_day, 0), (by_night, left + gap)] {
+        let part = imageops::crop_imm(&part, 0, 0, part.width(), part.height().min(high)).to_image();
+        both.copy_from(&part, at, 0).unwrap();
+    }
+    let mut bytes = vec![];
+    let best = image::codecs::png::PngEncoder::new_with_quality(
+        &mut bytes,
+        image::codecs::png::CompressionType::Best,
+        image::codecs::png::FilterType::Adaptive,
+    );
+    both.write_with_encoder(best).unwrap();
+    fs::write("docs/page.png", bytes).unwrap();
 }
 
 /// How long a user waits: `scripts/page_latency.sh` runs it. Medians, from lifting the pen or clicking to what is on the screen.

@@ -8,7 +8,7 @@ use super::{
 use dood::{
     Device,
     checkpoint::save,
-    model::{Model, Start},
+    model::{Config, Model, Start, Variant},
     ops::Placement,
     rng::{Rng, Stream},
 };
@@ -33,8 +33,8 @@ pub struct Page {
 }
 
 /// A model that knows nothing, but draws different things.
-pub fn model(path: &Path) {
-    let (config, device) = (tiny(Placement::Points), Device::cpu());
+pub fn model(path: &Path, variant: Variant) {
+    let (config, device) = (Config { variant, ..tiny(Placement::Points) }, Device::cpu());
     let (model, mut params) = Model::new(&config, Start::new(3), &device).unwrap();
     for (i, spec) in params.specs().to_vec().iter().enumerate() {
         let id = params.find(&spec.name).unwrap();
@@ -50,7 +50,7 @@ impl Page {
     /// With the tiny model, at any free port unless `more` names one.
     pub fn open(more: &[&str]) -> Page {
         let folder = tempfile::tempdir().unwrap();
-        model(&folder.path().join("tiny.safetensors"));
+        model(&folder.path().join("tiny.safetensors"), Variant::Dood);
         Page::in_folder(folder.path(), more).keeping(folder)
     }
 

@@ -79,10 +79,10 @@ async function source(drawing) {
 }
 
 // Of a whole request: how it is fitted, and that images are bright ink on black.
-async function given(drawing) {
+async function given(drawing, fit = fitted()) {
   const fields = await source(drawing);
   if (drawing.image) fields.invert = "no";
-  return { ...fields, ...fitted() };
+  return { ...fields, ...fit };
 }
 
 function fitted() {
@@ -178,8 +178,10 @@ function place(event) {
   return [within((event.clientX - box.left) / box.width), within((event.clientY - box.top) / box.height)];
 }
 
-function begin(point) {
+let pointer = null;
+function begin(point, by = null) {
   line = { points: [point], width: state.settings.pen };
+  pointer = by;
 }
 
 function extend(point) {
@@ -193,24 +195,25 @@ function lift() {
   performance.mark("pen-up");
   const round = line.points.map(point => point.map(v => Math.round(v * 1e4) / 1e4));
   const drawn = { ...line, points: round };
-  line = null;
+  line = pointer = null;
   change({ ...state.now, lines: [...state.now.lines, drawn] });
 }
 
 pad.addEventListener("pointerdown", event => {
-  if (event.button !== 0 || line) return;
+  if (event.button !== 0 || pointer !== null) return;
+  lift();
   pad.setPointerCapture(event.pointerId);
   cursor.shown = false;
-  begin(place(event));
+  begin(place(event), event.pointerId);
   drawPad();
 });
 pad.addEventListener("pointermove", event => {
-  if (!line || !pad.hasPointerCapture(event.pointerId)) return;
+  if (!line || event.pointerId !== pointer) return;
   const all = event.getCoalescedEvents?.() ?? [];
   for (const each of all.length ? all : [event]) extend(place(each));
   drawPad();
 });
-for (const end of ["pointerup", "pointercancel"]) pad.addEventListener(end, lift);
+for (const end of ["pointerup", "pointercancel"]) pad.addEventListener(end, event => event.pointerId === pointer && lift());
 
 pad.addEventListener("keydown", event => {
   const step = event.shiftKey ? 0.005 : 0.025;
@@ -223,7 +226,7 @@ pad.addEventListener("keydown", event => {
   } else if (event.key === " " || event.key === "Enter") {
     if (line) lift(); else begin([cursor.x, cursor.y]);
   } else if (event.key === "Escape") {
-    line = null;
+    line = pointer = null;
   } else return;
   event.preventDefault();
   cursor.shown = true;
@@ -273,6 +276,8 @@ function buttons() {
   $("forget").disabled = !state.symbols.length;
   for (const id of ["play", "again", "refine", "png", "svg", "json", "copy"]) $(id).disabled = !state.redraw;
   $("steps").disabled = !state.redraw;
+  const curves = state.redraw?.pictures[0].paths.length > 0;
+  for (const id of ["png", "svg", "copy"]) $(id).disabled ||= !curves;
 }
 
 // Any picture becomes bright ink on black, in the middle of a square.
@@ -356,6 +361,8 @@ async function redraw(more = {}) {
   const likelihood = answer => answer?.drawings.drawings[0].log_likelihood ?? -Infinity;
   if (more.refine && likelihood(answer) <= likelihood(state.redraw)) return say("Nothing better was found.");
   if (more.refine) say("");
+  const { length } = answer.drawings.drawings[0].strokes;
+  $("heard").textContent = `Redrawn in ${length} stroke${length === 1 ? "" : "s"}.`;
   showRedraw(answer);
   play(LIVE);
   save();
@@ -417,6 +424,8 @@ function showStep() {
   showPixels($("seen"), seen);
   showPixels($("canvas"), canvas);
   showPixels($("left"), seen, canvas);
+  // A model without curves has its picture only.
+  if (step && !picture.paths.length) group.append(element("image", { href: $("canvas").toDataURL(), width: 100, height: 100, opacity: 0.8 }));
 }
 
 // One stroke stands out, with the window that it was drawn in.
@@ -471,13 +480,15 @@ async function think(kind) {
   const { temperature, many } = state.settings, seed = Math.floor(Math.random() * 2 ** 32);
   const fields = { count: many, seed };
   if (kind !== "vary") fields.temperature = temperature;
-  if (kind !== "imagine") Object.assign(fields, await given(state.now));
+  // What has only been begun stays where it is: there must be room for the rest.
+  if (kind !== "imagine") Object.assign(fields, await given(state.now, kind === "complete" ? {} : fitted()));
   const drawing = state.now;
   const answer = await ask("ideas", kind, fields);
   $("stop").disabled = !asked.ideas;
   if (!answer) return;
   state.ideas = { kind, answer, drawing };
   showIdeas();
+  $("heard").textContent = `${answer.pictures.length} ideas.`;
   measure(kind, "asked");
   save();
 }
@@ -716,7 +727,8 @@ async function menu() {
   const reply = await fetch("/api/models");
   ({ models } = await reply.json());
   if (!models.some(model => model.id === state.settings.model)) state.settings.model = models[0]?.id ?? null;
-  $("model").replaceChildren(...models.map(model => new Option(model.id, model.id)));
+  const name = ({ id, learned_from: set }) => !set || id.startsWith(set) ? id : `${id} (${set})`;
+  $("model").replaceChildren(...models.map(model => new Option(name(model), model.id)));
   $("model").value = state.settings.model;
   about();
 }
@@ -744,9 +756,18 @@ async function strips() {
 restore();
 showSettings();
 await Promise.all([menu(), strips()]).catch(() => say("The program does not answer: is it still running?"));
-await showImage();
-if (state.redraw) showRedraw(state.redraw);
-else if (!isEmpty(state.now)) redraw();
-showIdeas();
-showSymbols();
+try {
+  await showImage();
+  showRedraw(state.redraw);
+  showIdeas();
+  showSymbols();
+} catch {
+  // What was saved is not whole.
+  Object.assign(state, { now: EMPTY, redraw: null, ideas: null, symbols: [] });
+  await showImage();
+  showRedraw(null);
+  showSymbols();
+  save();
+}
+if (!state.redraw && !isEmpty(state.now)) redraw();
 buttons();
