@@ -641,7 +641,11 @@ impl View {
                 entry.bound
             });
             for entry in self.options.protocols[1..].iter().filter_map(|&protocol| entry(protocol)) {
-                lines.push(format!("{} {:.1}", extra(entry.protocol), entry.bound));
+                lines.push(format!(
+                    "{} {}",
+                    extra(entry.protocol),
+                    with_spread(entry.bound, entry.std.or(entry.standard_error))
+                ));
             }
             HeatCell { value, lines, pictures, bars: vec![] }
         };
@@ -652,11 +656,12 @@ impl View {
         };
         let targets = targets.iter().map(|column| column.iter().map(|pixels| &pixels[..]).collect::<Vec<_>>());
         let what = if main.particles > 1 { "Log marginal likelihood" } else { "Evidence lower bound" };
+        let bound = match main.particles {
+            0 | 1 => "one drawing of each".into(),
+            particles => format!("IWAE bound of {particles} particles"),
+        };
         let mut notes = vec![
-            format!(
-                "Nats per image; IWAE bound of {} particles; seed {}; drawings: the likeliest of {DRAWINGS}.",
-                main.particles, self.options.seed
-            ),
+            format!("Nats per image; {bound}; seed {}; drawings: the likeliest of {DRAWINGS}.", self.options.seed),
             "±: standard error over images; of several runs the standard deviation over them.".into(),
         ];
         if self.options.protocols.len() > 1 {
@@ -684,8 +689,8 @@ impl View {
             let (n, over) = (known.len() as f64, if known.is_empty() { 0 } else { limit + 1 });
             let bars: Vec<f64> = (0..over).map(|i| known.iter().map(|run| run[i]).sum::<f64>() / n).collect();
             let mean = bars.iter().enumerate().map(|(i, share)| i as f64 * share / 100.0).sum::<f64>();
-            let lines = if bars.is_empty() { vec![] } else { vec![String::new(), format!("mean {mean:.2}")] };
-            HeatCell { bars, lines: lines.into_iter().filter(|line| !line.is_empty()).collect(), ..HeatCell::default() }
+            let lines = (!bars.is_empty()).then(|| format!("mean {mean:.2}")).into_iter().collect();
+            HeatCell { bars, lines, ..HeatCell::default() }
         };
         let head = |column: &Column| HeatCell { lines: vec![column.label.clone()], ..HeatCell::default() };
         let map = Heatmap {
@@ -708,7 +713,7 @@ impl View {
         };
         let columns = 0..self.columns.len();
         Heatmap {
-            corner: ["trained on:".into(), String::new()],
+            corner: "trained on:".into(),
             rows: self.rows.iter().map(label).collect(),
             cells: (0..self.rows.len()).map(|r| columns.clone().map(|c| cell(r, c)).collect()).collect(),
             ..Heatmap::default()

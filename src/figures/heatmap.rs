@@ -23,8 +23,8 @@ pub struct HeatCell<'a> {
 pub struct Heatmap<'a> {
     /// Stands above everything.
     pub title: String,
-    /// What rows and columns are, at their corner.
-    pub corner: [String; 2],
+    /// What the rows are, above their labels.
+    pub corner: String,
     /// What stands above the columns.
     pub columns: Vec<HeatCell<'a>>,
     /// What stands left of the rows, in lines, the first one dark.
@@ -188,7 +188,7 @@ impl<'a> Heatmap<'a> {
     fn page(&self) -> Page<'a> {
         let cells = || self.columns.iter().chain(self.cells.iter().flatten());
         let width = cells().map(|cell| cell.size().0).fold(80.0, f64::max).ceil();
-        let labels = self.rows.iter().flatten().chain(&self.corner).map(|line| Size::Small.width(line));
+        let labels = self.rows.iter().flatten().chain([&self.corner]).map(|line| Size::Small.width(line));
         let left = labels.fold(0.0, f64::max).ceil() + 2.0 * GAP;
         let head = self.columns.iter().map(|cell| cell.size().1).fold(2.0 * LINE, f64::max).ceil();
         let heights: Vec<f64> = (self.cells.iter().zip(&self.rows))
@@ -205,9 +205,7 @@ impl<'a> Heatmap<'a> {
         let mut page = Page { width: wide + 2.0 * GAP, height, marks: vec![] };
 
         page.text((GAP, GAP, 0.0), Size::Large, DARK, &self.title);
-        for (i, line) in self.corner.iter().enumerate() {
-            page.text((GAP, top + head - GAP - (2 - i) as f64 * LINE, 0.0), Size::Small, SOFT, line);
-        }
+        page.text((GAP, top + head - GAP - LINE, 0.0), Size::Small, SOFT, &self.corner);
         for (i, cell) in self.columns.iter().enumerate() {
             page.cell(cell, (left + i as f64 * (width + 2.0), top + head - cell.size().1), width);
         }
@@ -328,7 +326,7 @@ mod tests {
         };
         Heatmap {
             title: "A table".into(),
-            corner: ["trained on".into(), "measured on".into()],
+            corner: "trained on".into(),
             columns: ["one", "two"].map(|name| HeatCell { lines: vec![name.into()], ..HeatCell::default() }).into(),
             rows: vec![vec!["first".into(), "3 runs".into()], vec!["second".into()]],
             cells: vec![
