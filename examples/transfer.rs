@@ -146,7 +146,7 @@ fn transfer(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
             say!("{new} of {all} cells were measured now, in {seconds:.1} s; the others were known.");
             Ok(ExitCode::SUCCESS)
         }
-        Err(Error::Stopped) => {
+        Err(Error::Stopped) if json.exists() => {
             say!("What was measured is in {}; to go on, the same command again.", quoted(&json));
             Err(Error::Stopped)
         }

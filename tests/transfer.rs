@@ -259,6 +259,8 @@ fn what_cannot_be_gone_on_with_or_means_nothing_is_refused_in_one_sentence() {
     let whole = fs::read_to_string(&path).unwrap();
     fs::write(&path, whole.replacen("base64,iVBOR", "base64,AAAAA", 1)).unwrap();
     refused(&run(), 2, &["a picture in it is none"]);
+    fs::write(&path, whole.replacen("\"limit\": 10", "\"limit\": 12", 1)).unwrap();
+    refused(&run(), 2, &["numbers of strokes are missing"]);
     fs::remove_file(&path).unwrap();
     let transfer = |models: &[&str], more: &[&str]| output(world.transfer(place.path(), models, more));
     refused(&transfer(&["one", "one"], &few), 2, &["named twice", "name it once"]);

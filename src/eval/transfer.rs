@@ -274,6 +274,10 @@ impl Table {
         if links.into_iter().any(|link| linked_picture(link).is_none()) {
             return Err(not_ours("it is damaged (a picture in it is none)".into()));
         }
+        let mut strokes = table.cells.iter().flat_map(|cell| &cell.strokes);
+        if strokes.any(|strokes| strokes.images.len() != strokes.limit.saturating_add(1)) {
+            return Err(not_ours("it is damaged (numbers of strokes are missing)".into()));
+        }
         Ok(table)
     }
 
