@@ -669,7 +669,7 @@ impl View {
             "±: standard error over images; of several runs the standard deviation over them.".into(),
         ];
         if self.options.protocols.len() > 1 {
-            notes.push("Extra lines are tighter bounds on the same: not the published protocol.".into());
+            notes.push("Extra lines are other bounds on the same: not the published protocol.".into());
         }
         if self.entries(table).iter().any(|entry| entry.published.is_some()) {
             notes.push("paper: 200 particles, all test images, 500,001 updates; mean ± std over runs.".into());
