@@ -5,11 +5,13 @@
 
 mod font;
 mod grid;
+mod map;
 mod plot;
 mod strokes;
 mod svg;
 
 pub use grid::{Grid, Kind, Tile, Window};
+pub use map::{Mark, map_svg};
 pub use plot::{Panel, plot_svg};
 pub use strokes::{Drawing, Stroke, curve, strokes_svg};
 
