@@ -17,7 +17,7 @@ pub struct Mark {
 
 /// Side of the page without margins, of a mark, and the margin, in SVG units.
 const SIDE: f64 = 900.0;
-const MARK: f64 = 20.0;
+const MARK: f64 = 26.0;
 const MARGIN: f64 = 24.0;
 const HEADER: f64 = 58.0;
 
@@ -30,14 +30,15 @@ pub fn map_svg(path: &Path, title: &str, marks: &[Mark], groups: &[String]) -> R
 }
 
 fn render(title: &str, marks: &[Mark], groups: &[String]) -> String {
+    let placed = marks.iter().filter(|mark| mark.place.iter().all(|v| v.is_finite()));
     let ends = |k: usize| {
-        let along = marks.iter().map(|mark| mark.place[k]).filter(|v| v.is_finite());
+        let along = placed.clone().map(|mark| mark.place[k]);
         (along.clone().fold(f64::INFINITY, f64::min), along.fold(f64::NEG_INFINITY, f64::max))
     };
     let [(left, right), (top, bottom)] = [ends(0), ends(1)];
     // One scale for both directions: distances are what a map is about.
     let scale = (SIDE - MARK) / (right - left).max(bottom - top).max(f64::MIN_POSITIVE);
-    let height = if marks.is_empty() { MARK } else { scale * (bottom - top) + MARK };
+    let height = if placed.clone().next().is_none() { MARK } else { scale * (bottom - top) + MARK };
     let mut out = svg::open(SIDE + 2.0 * MARGIN, HEADER + height + MARGIN);
     let heading = "font-size=\"18\" font-weight=\"bold\" fill=\"#202020\"";
     let _ = writeln!(out, "<text x=\"{MARGIN}\" y=\"26\" {heading}>{}</text>", svg::escape(title));
@@ -52,7 +53,7 @@ fn render(title: &str, marks: &[Mark], groups: &[String]) -> String {
         );
         x += 6.6 * name.chars().count() as f64 + 14.0;
     }
-    for mark in marks.iter().filter(|mark| mark.place.iter().all(|v| v.is_finite())) {
+    for mark in placed.clone() {
         let (x, y) = (MARGIN + scale * (mark.place[0] - left), HEADER + scale * (mark.place[1] - top));
         let colour = svg::hex(colour(mark.group));
         if mark.points.len() < 2 {
