@@ -7,6 +7,7 @@ mod artist;
 pub mod drawing;
 mod drawn;
 pub mod gallery;
+pub mod one_shot;
 mod paint;
 pub mod reconstruction;
 pub mod token;
