@@ -21,6 +21,10 @@ example generate --checkpoint mnist --count 40 --columns 10 --out "$scratch/gene
 example complete --checkpoint "$scratch/run" --out "$scratch/completed"
 example vary --checkpoint mnist --data $digits --count 4 --exemplars 8 --out "$scratch/varied"
 example fit_stroke --out "$scratch/fit"
+if command -v chromedriver > /dev/null; then
+    cargo build --quiet --release --example draw
+    cargo test --quiet --release --test browser -- --ignored picture
+fi
 # Only when all are there.
 cp "$scratch/run/metrics.svg" docs/metrics.svg
 cp "$scratch/drawn.png" docs/reconstruction.png

@@ -11,7 +11,7 @@ mod svg;
 
 pub use grid::{Grid, Kind, Tile, Window};
 pub use plot::{Panel, plot_svg};
-pub use strokes::{Drawing, Stroke, strokes_svg};
+pub use strokes::{Drawing, Stroke, curve, strokes_svg};
 
 use image::{ExtendedColorType, ImageEncoder, codecs::png};
 use std::io::{self, Write};

@@ -127,8 +127,8 @@ fn legend(out: &mut String, orders: usize, x: f64, y: f64) {
 /// A Bézier curve of any degree from 1 as an SVG path of cubic pieces, canvas [0, 1] to [0, 100].
 ///
 /// Each piece has the end points and end derivatives of the curve, which makes it exact up to degree 3. Above, the error falls
-/// with the fourth power of the number of pieces and is far below what can be seen.
-fn curve(points: &[[f32; 2]]) -> String {
+/// with the fourth power of the number of pieces and is far below what can be seen. Panics if there are fewer than two points.
+pub fn curve(points: &[[f32; 2]]) -> String {
     assert!(points.len() >= 2, "strokes_svg: a stroke of {} control points", points.len());
     let points: Vec<[f64; 2]> = points.iter().map(|p| p.map(|v| 100.0 * f64::from(v))).collect();
     let mut path = format!("M{} {}", svg::number(points[0][0]), svg::number(points[0][1]));

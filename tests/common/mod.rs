@@ -1,6 +1,7 @@
 //! What several tests share.
 #![allow(dead_code)]
 
+pub mod page;
 pub mod programs;
 
 use dood::{
