@@ -294,6 +294,11 @@ fn one_shot(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     if arguments.resume && !json.exists() {
         return Err(Error::Usage(format!("there is no {} to resume from: leave --resume out", quoted(&json))));
     }
+    let needs_model = methods.iter().any(|method| method.classic().is_none());
+    let device = if needs_model { Some(arguments.compute.open(screen)?) } else { None };
+    if device.is_none() {
+        arguments.compute.start_threads()?;
+    }
     let runs = one_shot_runs(&arguments.runs, SIDE)?;
     let alphabets = alphabets_of(&runs, &arguments.runs)?;
     let pixels: Vec<u8> = runs.iter().flat_map(|run| [&run.support.pixels[..], &run.query.pixels].concat()).collect();
@@ -314,19 +319,16 @@ fn one_shot(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         }
         report.methods = before.methods;
     }
-    let loaded = match &arguments.checkpoint {
-        Some(path) if methods.iter().any(|method| method.classic().is_none()) => {
+    let loaded = match (&arguments.checkpoint, &device) {
+        (Some(path), Some(device)) => {
             let path = checkpoint::find(path)?;
             let digest = sha256(&files::read(&path)?);
-            let artist = Artist::open(&path, &arguments.compute.open(screen)?)?;
+            let artist = Artist::open(&path, device)?;
             artist.check_curves()?;
             let small = one_shot_runs(&arguments.runs, artist.model.config.image)?;
             Some((path, digest, artist, small))
         }
-        _ => {
-            arguments.compute.start_threads()?;
-            None
-        }
+        _ => None,
     };
     let count = usize::from(arguments.count);
     for method in methods {
