@@ -25,7 +25,7 @@ Example:
   export --checkpoint runs/mnist-hour-warp --out models/mnist.safetensors
   generate --checkpoint models/mnist.safetensors
 
-Such a file cannot be trained on.")]
+No run can be resumed from such a file, but a new one can begin with it (train --start).")]
 struct Arguments {
     /// A checkpoint of a run, or its folder for the newest one
     #[arg(long, value_name = "FILE")]

@@ -10,8 +10,10 @@ pub mod gallery;
 pub mod ink;
 pub mod one_shot;
 mod paint;
+pub mod published;
 pub mod reconstruction;
 pub mod token;
+pub mod transfer;
 
 pub use artist::{Artist, Beginning, MedianPen};
 pub use drawing::{Drawing, DrawingFile, Stroke};

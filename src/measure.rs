@@ -8,7 +8,7 @@ use crate::{
     refine::refine,
     rng::Rng,
 };
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::ops::Range;
 
 /// What the drawings of one image say about it; densities in nats.
@@ -89,6 +89,11 @@ impl Round<'_> {
         (0..self.particles).map(move |particle| particle * count + i)
     }
 
+    /// How many strokes a drawing has, by its row.
+    pub(crate) fn strokes(&self, row: usize) -> f64 {
+        self.numbers[2][row]
+    }
+
     /// Adds the drawings of image `i` of these.
     pub(crate) fn tally(&self, i: usize, tally: &mut Tally) {
         let [log_likelihood, log_weight, strokes] = &self.numbers;
@@ -97,7 +102,8 @@ impl Round<'_> {
 }
 
 /// How the end of a drawing is treated where drawings are weighed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Ends {
     /// It is sampled from q like the rest (the published protocol).
     #[default]
@@ -108,7 +114,7 @@ pub enum Ends {
 }
 
 /// How images are drawn in order to be measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Protocol {
     /// Drawings of each image; at least one is made.
     pub particles: usize,
@@ -269,12 +275,18 @@ pub fn spread(count: usize, all: usize) -> Vec<usize> {
 }
 
 /// A mean over images and how far it may be off.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// The mean.
+    #[serde(deserialize_with = "number")]
     pub mean: f64,
     /// Its standard error, from how the images differ; `None` for a single image.
     pub standard_error: Option<f64>,
+}
+
+/// JSON knows no number that is not finite, and has nothing in its place.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl Estimate {
@@ -287,7 +299,7 @@ impl Estimate {
 }
 
 /// What a model reaches on some images: means of their [`Score`]s.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     /// How many images.
     pub images: usize,

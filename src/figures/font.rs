@@ -29,16 +29,21 @@ pub(super) fn draw(image: &mut RgbImage, (x, y): (i64, i64), text: &str, scale: 
     }
 }
 
-/// Whether a pixel of a glyph is set. Characters outside printable ASCII look like `?`.
+/// Whether a pixel of a glyph is set. Characters outside printable ASCII look like `?`, but for ±.
 fn inked(c: char, column: u32, row: u32) -> bool {
-    let c = if matches!(c, ' '..='~') { c } else { '?' };
+    let c = match c {
+        ' '..='~' => c,
+        // The last glyph, where ASCII has none.
+        '±' => '\x7f',
+        _ => '?',
+    };
     let index = c as usize - ' ' as usize;
     let line_length = PER_BAND * ADVANCE as usize;
     let line = index / PER_BAND * HEIGHT as usize + row as usize;
     FONT.as_bytes()[line * line_length + index % PER_BAND * ADVANCE as usize + column as usize] == b'#'
 }
 
-/// The glyphs of ASCII 32 to 126 as pictures, sixteen to a band of nine lines.
+/// The glyphs of ASCII 32 to 126 and ± as pictures, sixteen to a band of nine lines.
 #[rustfmt::skip]
 const FONT: &str = "\
 ..... ..#.. .#.#. .#.#. ..#.. ##... .##.. ..#.. ...#. .#... ..... ..... ..... ..... ..... ....#
@@ -86,13 +91,13 @@ const FONT: &str = "\
 ..... .#### ####. .###. .#### .###. .#... .#### #...# .###. ...#. #..#. .###. #.#.# #...# .###.
 ..... ..... ..... ..... ..... ..... ..... ....# ..... ..... #..#. ..... ..... ..... ..... .....
 ..... ..... ..... ..... ..... ..... ..... .###. ..... ..... .##.. ..... ..... ..... ..... .....
-..... ..... ..... ..... .#... ..... ..... ..... ..... ..... ..... ...#. ..#.. .#... ..... .....
-..... ..... ..... ..... .#... ..... ..... ..... ..... ..... ..... ..#.. ..#.. ..#.. ..... .....
-####. .#### #.##. .#### ####. #...# #...# #...# #...# #...# ##### ..#.. ..#.. ..#.. .#..# .....
-#...# #...# ##..# #.... .#... #...# #...# #...# .#.#. #...# ...#. .#... ..#.. ...#. #.#.# .....
-#...# #...# #.... .###. .#... #...# #...# #.#.# ..#.. #...# ..#.. ..#.. ..#.. ..#.. #..#. .....
+..... ..... ..... ..... .#... ..... ..... ..... ..... ..... ..... ...#. ..#.. .#... ..... ..#..
+..... ..... ..... ..... .#... ..... ..... ..... ..... ..... ..... ..#.. ..#.. ..#.. ..... ..#..
+####. .#### #.##. .#### ####. #...# #...# #...# #...# #...# ##### ..#.. ..#.. ..#.. .#..# #####
+#...# #...# ##..# #.... .#... #...# #...# #...# .#.#. #...# ...#. .#... ..#.. ...#. #.#.# ..#..
+#...# #...# #.... .###. .#... #...# #...# #.#.# ..#.. #...# ..#.. ..#.. ..#.. ..#.. #..#. ..#..
 #...# #...# #.... ....# .#..# #..## .#.#. #.#.# .#.#. #...# .#... ..#.. ..#.. ..#.. ..... .....
-####. .#### #.... ####. ..##. .##.# ..#.. .#.#. #...# .#### ##### ...#. ..#.. .#... ..... .....
+####. .#### #.... ####. ..##. .##.# ..#.. .#.#. #...# .#### ##### ...#. ..#.. .#... ..... #####
 #.... ....# ..... ..... ..... ..... ..... ..... ..... ....# ..... ..... ..... ..... ..... .....
 #.... ....# ..... ..... ..... ..... ..... ..... ..... .###. ..... ..... ..... ..... ..... .....
 ";
@@ -104,7 +109,7 @@ mod tests {
     #[test]
     fn every_printable_character_has_its_own_glyph_and_only_space_is_blank() {
         let glyph = |c: char| (0..HEIGHT * 5).map(|i| inked(c, i % 5, i / 5)).collect::<Vec<_>>();
-        let glyphs: Vec<_> = (' '..='~').map(glyph).collect();
+        let glyphs: Vec<_> = (' '..='~').chain(['±']).map(glyph).collect();
         for (i, a) in glyphs.iter().enumerate() {
             assert_eq!(a.iter().any(|&set| set), i != 0, "glyph {i}");
             assert!(glyphs[..i].iter().all(|b| a != b), "glyph {i} repeats another one");

@@ -1,14 +1,12 @@
 //! Rows of image tiles as one PNG: target, canvas after each stroke, residual.
 
-use super::{colour, font, grey, write_png};
+use super::{NOT_FINITE, blend, colour, enlarged, font, grey, write_png};
 use crate::{Result, files::write_atomically};
 use image::{ExtendedColorType, Rgb, RgbImage, imageops};
 use std::path::Path;
 
 const TEXT: [u8; 3] = [60; 3];
 const FRAME: [u8; 3] = [205; 3];
-/// Marks values that are not finite, so that nobody takes them for ink.
-const NOT_FINITE: [u8; 3] = [255, 0, 255];
 /// Ends of the scale of signed tiles: ink that is missing (+1) and ink that is too much (−1).
 const MISSING: [u8; 3] = [200, 20, 45];
 const TOO_MUCH: [u8; 3] = [25, 90, 185];
@@ -175,7 +173,7 @@ impl Tile<'_> {
             Rgb(shade(self.pixels[y as usize * side + x as usize], self.kind))
         });
         let large = (side * scale) as u32;
-        let mut image = imageops::resize(&small, large, large, imageops::FilterType::CatmullRom);
+        let mut image = enlarged(&small, large);
         if let Some(window) = self.window {
             outline(
                 &mut image,
@@ -197,11 +195,6 @@ fn shade(value: f32, kind: Kind) -> [u8; 3] {
         Kind::Ink => [grey(value); 3],
         Kind::Signed => blend([255; 3], if value > 0.0 { MISSING } else { TOO_MUCH }, value.abs().min(1.0)),
     }
-}
-
-/// `share` of the way from one colour to another.
-fn blend(from: [u8; 3], to: [u8; 3], share: f32) -> [u8; 3] {
-    [0, 1, 2].map(|i| (f32::from(from[i]) + share * (f32::from(to[i]) - f32::from(from[i]))).round() as u8)
 }
 
 /// The corners of the square ±0.99 under an affine map, in pixels of the enlarged tile.

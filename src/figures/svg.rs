@@ -64,9 +64,10 @@ pub(super) fn polyline(points: impl IntoIterator<Item = (f64, f64)>) -> String {
     path
 }
 
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
 /// Base64 (RFC 4648) with padding.
 pub(super) fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
         let group = chunk.iter().fold(0, |g, &b| g << 8 | u32::from(b)) << (8 * (3 - chunk.len()));
@@ -75,6 +76,18 @@ pub(super) fn base64(bytes: &[u8]) -> String {
         }
     }
     out
+}
+
+/// What [`base64`] makes this text of; `None` if that is nothing.
+pub(super) fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let digits = text.trim_end_matches('=').bytes().map(|digit| DIGITS.iter().position(|&d| d == digit));
+    let digits: Vec<usize> = digits.collect::<Option<_>>()?;
+    let mut bytes = vec![];
+    for chunk in digits.chunks(4) {
+        let group = chunk.iter().fold(0, |group, digit| group << 6 | digit) << (6 * (4 - chunk.len()));
+        bytes.extend((1..chunk.len()).map(|i| (group >> (24 - 8 * i)) as u8));
+    }
+    (base64(&bytes) == text).then_some(bytes)
 }
 
 /// Panics unless `text` is one well-formed XML element: tags nest and close, attributes are quoted and unique, text is escaped.
@@ -120,6 +133,10 @@ mod tests {
     fn base64_gives_the_answers_of_rfc_4648() {
         for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
             assert_eq!(base64(plain.as_bytes()), coded);
+            assert_eq!(from_base64(coded).as_deref(), Some(plain.as_bytes()));
+        }
+        for bad in ["Zg", "Zg=", "Zh==", "Z", "Zm9v!", "===="] {
+            assert_eq!(from_base64(bad), None, "{bad}");
         }
         assert_eq!(base64(&[0xfb, 0xff, 0xfe]), "+//+");
     }

@@ -487,6 +487,7 @@ async function think(kind) {
   $("stop").disabled = !asked.ideas;
   if (!answer) return;
   state.ideas = { kind, answer, drawing };
+  $("grid").classList.remove("stale");
   showIdeas();
   $("heard").textContent = `${answer.pictures.length} ideas.`;
   measure(kind, "asked");
@@ -522,7 +523,6 @@ function showIdeas() {
     return button;
   };
   $("grid").replaceChildren(...answer.pictures.map(tile));
-  $("grid").classList.remove("stale");
 }
 
 // Points along a Bézier curve, by de Casteljau's algorithm.

@@ -1,0 +1,112 @@
+//! What the paper reports, to stand beside what is measured here (section 13 of the model).
+
+use crate::{
+    model::{Config, Variant},
+    ops::{Likelihood, Placement},
+};
+use serde::Serialize;
+use std::{str::FromStr, sync::LazyLock};
+
+/// A published log marginal likelihood: the importance-weighted bound on log p(x) in nats per image of a whole test set, of models that
+/// were trained for 500,001 updates.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Published {
+    /// The model.
+    #[serde(skip)]
+    pub model: Variant,
+    /// How its strokes got onto the canvas, where it draws with curves.
+    pub placement: Option<Placement>,
+    /// The set that it was trained on, as [`Source::word`](crate::data::Source::word) has it.
+    #[serde(skip)]
+    pub train: &'static str,
+    /// The set that it was measured on.
+    #[serde(skip)]
+    pub test: &'static str,
+    /// The mean over runs.
+    pub mean: f64,
+    /// Their population standard deviation; `None` for a single run.
+    pub std: Option<f64>,
+    /// How many runs.
+    pub runs: u32,
+    /// Particles per image.
+    pub samples: u32,
+    /// Of the images.
+    pub likelihood: Likelihood,
+}
+
+/// All of them, a row each, as a table that people can read.
+const CSV: &str = include_str!("published.csv");
+
+static ALL: LazyLock<Vec<Published>> = LazyLock::new(|| CSV.lines().skip(1).map(parse).collect());
+
+fn parse(line: &'static str) -> Published {
+    fn word<T: serde::de::DeserializeOwned>(text: &str) -> T {
+        serde_json::from_value(text.into()).unwrap_or_else(|e| panic!("published.csv: {text}: {e}"))
+    }
+    fn number<T: FromStr>(text: &str) -> T {
+        text.parse().unwrap_or_else(|_| panic!("published.csv: {text} is no number"))
+    }
+    let fields: Vec<&str> = line.split(',').collect();
+    let [model, placement, train, test, mean, std, runs, samples, likelihood] = fields[..] else {
+        panic!("published.csv: {line} has not nine fields")
+    };
+    Published {
+        model: word(model),
+        placement: (!placement.is_empty()).then(|| word(placement)),
+        train,
+        test,
+        mean: number(mean),
+        std: (!std.is_empty()).then(|| number(std)),
+        runs: number(runs),
+        samples: number(samples),
+        likelihood: word(likelihood),
+    }
+}
+
+/// All that is published, train × test for every model.
+pub fn all() -> &'static [Published] {
+    &ALL
+}
+
+/// What is published of such a model, trained on one set and measured on the other by the published protocol. The ablations exist with
+/// one placement of strokes only, which then stands for both.
+pub fn of(config: &Config, train: &str, test: &str) -> Option<&'static Published> {
+    let same = |row: &&Published| {
+        (row.model, row.train, row.test, row.likelihood) == (config.variant, train, test, config.likelihood)
+            && row.samples == 200
+    };
+    let mut rows = ALL.iter().filter(same);
+    let first = rows.next()?;
+    match config.variant {
+        Variant::Dood => std::iter::once(first).chain(rows).find(|row| row.placement == Some(config.placement)),
+        _ => Some(first),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_the_paper_is_complete_and_is_found_by_model_and_sets() {
+        assert_eq!(all().len(), 5 * (5 + 6 + 5 + 5 + 4 + 1));
+        let mean = |config: &Config, train, test| of(config, train, test).map(|row| row.mean);
+        let paper = Config::paper(Placement::Warp);
+        assert_eq!(mean(&paper, "mnist", "mnist"), Some(7094.0));
+        assert_eq!(mean(&paper, "mnist", "kmnist"), Some(-2859.4));
+        assert_eq!(mean(&Config::paper(Placement::Points), "quickdraw", "omniglot"), Some(5399.3));
+        assert_eq!(mean(&Config::paper(Placement::Points), "synthetic", "emnist"), Some(5887.1));
+        assert_eq!(mean(&paper, "synthetic", "emnist"), None);
+        let dair = paper.clone().with_variant(Variant::Dair);
+        assert_eq!(mean(&dair, "emnist", "emnist"), Some(6549.0));
+        // Only measured with one particle and another likelihood.
+        assert_eq!(mean(&dair, "omniglot", "omniglot"), None);
+        assert_eq!(mean(&paper.clone().with_variant(Variant::Sp), "kmnist", "mnist"), Some(6083.6));
+        assert_eq!(mean(&paper.with_variant(Variant::Air), "mnist", "mnist"), None);
+        // The diagonal of DooD is the best of its column, as the paper says.
+        for own in all().iter().filter(|row| row.train == row.test && row.model == Variant::Dood) {
+            let rivals = all().iter().filter(|row| (row.model, row.placement) == (own.model, own.placement));
+            assert!(rivals.filter(|row| row.test == own.test).all(|row| row.mean <= own.mean), "{own:?}");
+        }
+    }
+}
