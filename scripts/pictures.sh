@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes every picture of the README from the present code, into docs/: drawings of the model that ships, a training run with the quick
+# Makes every picture of the README from the present code, into docs/: drawings of the models that ship, a training run with the quick
 # preset and its metrics, strokes fitted to a picture by gradient descent.
 #
 #   scripts/pictures.sh [DATA [STEPS]]     the run's: synthetic and 3600 if not given, about seven minutes on 2 cores
@@ -17,8 +17,8 @@ example train --data "$data" --steps "$steps" --iwae 0 --out "$scratch/run"
 digits=images:models/digits
 example reconstruct --checkpoint mnist --data $digits --count 6 --out "$scratch/drawn.png"
 example reconstruct --checkpoint mnist --data $digits --count 12 --out "$scratch/strokes.svg"
-example generate --checkpoint mnist --count 40 --columns 10 --out "$scratch/generated"
-example complete --checkpoint "$scratch/run" --out "$scratch/completed"
+example generate --checkpoint digits --count 48 --columns 12 --out "$scratch/generated"
+example complete --checkpoint digits --out "$scratch/completed"
 example vary --checkpoint mnist --data $digits --count 4 --exemplars 8 --out "$scratch/varied"
 example fit_stroke --out "$scratch/fit"
 if command -v chromedriver > /dev/null; then

@@ -12,7 +12,7 @@ cargo build --release --quiet --example train
 while read -r name arguments; do
     case $name in '' | '#'*) continue ;; esac
     if [ $# -gt 0 ] && [[ " $* " != *" $name "* ]]; then continue; fi
-    folder=$runs/$name
+    folder=$runs/$name arguments=${arguments//RUNS/$runs}
     if [ -e "$folder/done" ]; then continue; fi
     # Files of one's own are taken as they are.
     fetch=--download
@@ -23,6 +23,8 @@ while read -r name arguments; do
     resume=
     if compgen -G "$folder/checkpoint-*.safetensors" >/dev/null; then resume=--resume; fi
     echo "$name: train $arguments $resume"
+    # A run that goes on is begun already.
+    if [ -n "$resume" ]; then arguments=$(sed -E 's|--start [^ ]+||' <<<"$arguments"); fi
     # shellcheck disable=SC2086 # the arguments are words
     nice target/release/examples/train $arguments $fetch --out "$folder" --iwae 0 $resume </dev/null
     touch "$folder/done"

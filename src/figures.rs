@@ -7,12 +7,14 @@
 mod font;
 mod grid;
 mod heatmap;
+mod map;
 mod plot;
 mod strokes;
 mod svg;
 
 pub use grid::{Grid, Kind, Tile, Window};
 pub use heatmap::{HeatCell, Heatmap};
+pub use map::{Mark, map_svg};
 pub use plot::{Panel, plot_svg};
 pub use strokes::{Drawing, Stroke, curve, strokes_svg};
 
