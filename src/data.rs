@@ -24,7 +24,7 @@ mod source;
 pub mod synthetic;
 
 pub use fit::{Fit, Invert};
-pub use omniglot::{Run, one_shot_runs};
+pub use omniglot::{Run, alphabets_of, one_shot_runs};
 pub use resize::resize;
 pub use source::Source;
 

@@ -27,13 +27,19 @@ pub struct Compute {
 impl Compute {
     /// Starts the threads and opens the device.
     pub fn open(&self, observer: &dyn Observer) -> Result<Device> {
+        self.start_threads()?;
+        Device::open(&self.device, self.math, observer)
+    }
+
+    /// For work that needs no device.
+    pub fn start_threads(&self) -> Result<()> {
         if let Some(threads) = self.threads {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
             pool.map_err(|e| {
                 Error::Usage(format!("{threads} threads cannot be started ({e}): use fewer with --threads"))
             })?;
         }
-        Device::open(&self.device, self.math, observer)
+        Ok(())
     }
 
     /// The options that choose the same again, without those that are at their defaults.

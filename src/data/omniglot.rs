@@ -10,7 +10,7 @@ use crate::{
 };
 use rayon::prelude::*;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{Cursor, Read},
     path::{Path, PathBuf},
 };
@@ -80,12 +80,23 @@ pub struct Run {
     pub query: Images,
 }
 
-/// The official 20 runs, from `all_runs.zip` or the folder `all_runs`, with images resized to `side` x `side`, ink bright.
-pub fn one_shot_runs(folder: &Path, side: usize) -> Result<Vec<Run>> {
-    let (source, options) = (Source::Public { set: Set::Omniglot, folder: folder.into() }, Options::new(side));
+/// The official 20 runs, from `path` if that is their zip or the folder of `run01` to `run20`, else from `all_runs.zip` or the folder
+/// `all_runs` in it, with images resized to `side` x `side`, ink bright.
+pub fn one_shot_runs(path: &Path, side: usize) -> Result<Vec<Run>> {
+    let (source, options) = (Source::Public { set: Set::Omniglot, folder: path.into() }, Options::new(side));
     let reading = Reading::new(&source, &options, &Silent);
-    let (tree, path) = open(folder, "all_runs", &reading)?;
-    runs(&tree, &path.display().to_string(), side).map_err(|e| reading.remedy(&path, e))
+    if path.is_file() {
+        let name = path.display().to_string();
+        return runs(&unzip(&reading.file(path)?, &name)?, &name, side);
+    }
+    let (tree, found) = if path.join("run01").is_dir() {
+        let mut tree = Tree::new();
+        walk(path, "all_runs", &mut tree, &reading)?;
+        (tree, path.to_path_buf())
+    } else {
+        open(path, "all_runs", &reading)?
+    };
+    runs(&tree, &found.display().to_string(), side).map_err(|e| reading.remedy(&found, e))
 }
 
 /// How many runs there are, and images in each half of a run.
@@ -166,6 +177,36 @@ fn open(folder: &Path, stem: &str, reading: &Reading) -> Result<(Tree, PathBuf)>
             folder.display()
         )))
     }
+}
+
+/// From which alphabet of `images_evaluation` in `folder` each run was taken, told by its drawings; `None` where that set is not there.
+/// The official files of the runs do not name it.
+///
+/// # Errors
+/// [`Error::Data`] where a run's drawings are not in that set, or are of several alphabets.
+pub fn alphabets_of(runs: &[Run], folder: &Path) -> Result<Option<Vec<String>>> {
+    if !has(folder, "images_evaluation") {
+        return Ok(None);
+    }
+    let (source, side) = (Source::Public { set: Set::Omniglot, folder: folder.into() }, runs[0].support.side);
+    let options = Options::new(side);
+    let (tree, path) = open(folder, "images_evaluation", &Reading::new(&source, &options, &Silent))?;
+    let name = path.display().to_string();
+    let drawings: Vec<(&String, &Vec<u8>)> = tree.iter().filter(|(path, _)| is_png(path)).collect();
+    let known = drawings.par_iter().map(|(path, png)| {
+        let alphabet = path.rsplit('/').nth(2).unwrap_or_default();
+        Ok((drawing(png, path, &name, &options)?, alphabet))
+    });
+    let known: BTreeMap<Vec<u8>, &str> = known.collect::<Result<_>>()?;
+    let of = |(number, run): (usize, &Run)| {
+        let both = [&run.support, &run.query].map(|images| (0..images.len()).map(|i| known.get(images.image(i))));
+        let found: Option<BTreeSet<&&str>> = both.into_iter().flatten().collect();
+        match found.iter().flatten().next() {
+            Some(alphabet) if found.iter().flatten().count() == 1 => Ok(alphabet.to_string()),
+            _ => Err(Error::Data(format!("{name}: the drawings of run {} are not of one alphabet in it", number + 1))),
+        }
+    };
+    runs.iter().enumerate().map(of).collect::<Result<_>>().map(Some)
 }
 
 fn walk(folder: &Path, prefix: &str, tree: &mut Tree, reading: &Reading) -> Result<()> {

@@ -111,7 +111,8 @@ impl Model {
         ops::stack(&canvases.map(|canvas| self.density(x, canvas)).collect::<Vec<_>>())
     }
 
-    fn density<'t>(&self, x: &Tensor, canvas: Var<'t>) -> Var<'t> {
+    /// log p(x | canvas) `[B]`: density of the images x `[B, H, W]` around any canvas `[B, H, W]`.
+    pub(crate) fn density<'t>(&self, x: &Tensor, canvas: Var<'t>) -> Var<'t> {
         canvas.image_logpdf(x, canvas.tape().param(self.raw_scale), self.config.likelihood)
     }
 
