@@ -32,12 +32,12 @@ is_png() {
     [ "${size:0:8}" != 00000000 ] && [ "${size:8:8}" != 00000000 ] || fail "$1 has no pixels"
 }
 
-# One whole element with something drawn in it.
+# One whole element with something drawn in it: curves or images, or what a second argument says.
 is_svg() {
     exists "$1"
     [ "$(head -c 5 "$1")" = "<svg " ] || fail "$1 is not an SVG"
     [ "$(tail -c 7 "$1" | tr -d '\n')" = "</svg>" ] || fail "$1 is cut off"
-    grep -Eq '<(path|polyline|image)' "$1" || fail "$1 is empty"
+    grep -Eq "<(${2:-path|polyline|image})" "$1" || fail "$1 is empty"
 }
 
 # is_csv FILE ROWS: a header that begins with the step, ROWS rows with a finite number in every field; those of test_* may be empty, but

@@ -10,7 +10,7 @@ use dood::{
     data::{self, Images, Source},
     eval::{
         Artist, Brush, Drawing, Stroke,
-        cluster::{Clusters, PUBLISHED, Points, k_means, silhouette, tsne},
+        cluster::{Clusters, PUBLISHED, Points, UPDATES, k_means, silhouette, tsne},
         paint,
     },
     figures::{Grid, Mark, Tile, map_svg},
@@ -109,7 +109,7 @@ fn cluster(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let clusters = &tried[chosen].0;
 
     let on_map = spread(arguments.map as usize, strokes.len());
-    screen.begin("Mapping", Some(1000), Unit::Items);
+    screen.begin("Mapping", Some(UPDATES as u64), Unit::Items);
     let map = tsne(&strokes.pick(&on_map), screen);
     screen.end();
     let map = map?;

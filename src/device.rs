@@ -76,7 +76,7 @@ impl Device {
         match ordinal {
             Some(ordinal) => {
                 let device = Device::cuda(ordinal, DType::F32, math)?;
-                device.gpu().expect("it is one").compile_all(observer);
+                device.prepare(observer);
                 Ok(device)
             }
             None => Err(Error::Usage(format!("unknown device {name:?}; choose auto, cpu, cuda or cuda:N"))),
@@ -89,6 +89,14 @@ impl Device {
     /// As there.
     pub fn from_name(name: &str, math: MathMode) -> Result<Self> {
         Device::open(name, math, &Silent)
+    }
+
+    /// Compiles every kernel that the cache lacks now, several at a time, instead of each when it is first needed; nothing to do on the
+    /// CPU.
+    pub fn prepare(&self, observer: &dyn Observer) {
+        if let Some(gpu) = self.gpu() {
+            gpu.compile_all(observer);
+        }
     }
 
     /// Waits until everything asked of the device is done. Ops do not return errors; the first one since the last call comes out

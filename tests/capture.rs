@@ -10,6 +10,7 @@ use dood::{
     DType, Device, Error, MathMode,
     checkpoint::Checkpoint,
     data::{Images, Source, synthetic},
+    observer::Silent,
     ops::Placement,
     train::{Preset, Report, Settings, Trainer},
 };
@@ -43,7 +44,9 @@ fn prepare() -> Option<stand_in::Alone> {
 }
 
 fn cuda(dtype: DType) -> Device {
-    Device::cuda(0, dtype, MathMode::F32).unwrap_or_else(|e| panic!("{e}"))
+    let device = Device::cuda(0, dtype, MathMode::F32).unwrap_or_else(|e| panic!("{e}"));
+    device.prepare(&Silent);
+    device
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

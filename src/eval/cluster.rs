@@ -4,7 +4,7 @@
 
 mod tsne;
 
-pub use tsne::{Map, tsne};
+pub use tsne::{Map, UPDATES, tsne};
 
 use crate::rng::{Rng, Stream};
 use rayon::prelude::*;

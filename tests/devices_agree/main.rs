@@ -15,6 +15,7 @@ mod cases;
 use cases::{Case, normal};
 use dood::{
     DType, Device, Grads, MathMode, Slot, Tape, Tensor, Var,
+    observer::Silent,
     ops::{Cost, Op},
 };
 
@@ -140,6 +141,7 @@ fn open(dtype: DType, math: MathMode, naive: bool) -> Device {
     unsafe { std::env::set_var("DOOD_CUDA_NAIVE", if naive { "1" } else { "0" }) };
     let device = Device::cuda(0, dtype, math).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(device.to_string().contains("naive kernels"), naive, "{device}");
+    device.prepare(&Silent);
     device
 }
 

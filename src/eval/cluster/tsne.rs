@@ -16,7 +16,8 @@ pub struct Map {
 
 /// Neighbours that a point has, roughly.
 const PERPLEXITY: f64 = 30.0;
-const UPDATES: usize = 1000;
+/// Updates of a map, each of which is told to the observer.
+pub const UPDATES: usize = 1000;
 /// At first all attraction is so many times larger.
 const EXAGGERATION: f64 = 12.0;
 const EXAGGERATED: usize = 250;
