@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::tiny;
+use common::{lively, tiny};
 use dood::{
     Device, Tensor,
     error::Error,
@@ -18,18 +18,9 @@ const PEN: MedianPen = MedianPen { sigma: 0.02, slope: 0.6, canvas_slope: 0.5 };
 /// Models whose prior can draw by itself.
 const DRAW: [Variant; 5] = [Variant::Dood, Variant::Sp, Variant::Dr, Variant::Air, Variant::Dair];
 
-/// A model with initial values, but for its last layers, which are zero at first: they would make all drawings alike.
 fn artist(variant: Variant, placement: Placement) -> Artist {
-    let device = Device::cpu_f64();
     let config = Config { variant, strokes: 4, ..tiny(placement) };
-    let (model, mut params) = Model::new(&config, Start::new(3), &device).unwrap();
-    for (i, spec) in params.specs().to_vec().iter().enumerate() {
-        let id = params.find(&spec.name).unwrap();
-        let noise = Rng::new(8, i as u64);
-        let values = params.get(id).to_f64();
-        let values: Vec<f64> = values.iter().enumerate().map(|(j, v)| v + 0.1 * noise.normal(Stream(0), j)).collect();
-        params.set(id, &values);
-    }
+    let (model, params) = lively(&config, &Device::cpu_f64());
     Artist { model, params }
 }
 

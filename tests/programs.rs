@@ -7,7 +7,7 @@ mod common;
 mod screen;
 
 use common::{
-    programs::{Running, command, names, program, refused, rows, succeeds, until},
+    programs::{Running, TINY, command, names, program, refused, rows, succeeds, until},
     skipped,
 };
 use dood::{Observer, files::quoted, observer::Unit};
@@ -24,22 +24,6 @@ use tempfile::TempDir;
 
 /// A folder with data and the sizes of a model that is trained in no time.
 struct Place(TempDir);
-
-const TINY: &str = "\u{feff}[model]
-image = 12
-conv1 = 2
-conv2 = 3
-features = 16
-hidden = 16
-points = 4
-samples = 20
-components = 3
-strokes = 3
-baseline_hidden = 16
-
-[run]
-batch = 2
-";
 
 fn images(count: u32, seed: u32) -> Vec<u8> {
     let mut bytes = vec![0, 0, 8, 3];

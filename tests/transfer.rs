@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::programs::{Running, names, program, refused, succeeds, until};
+use common::programs::{Running, TINY, names, program, refused, succeeds, until};
 use serde_json::Value;
 use std::{
     fs,
@@ -12,22 +12,6 @@ use std::{
     sync::OnceLock,
 };
 use tempfile::TempDir;
-
-const TINY: &str = "[model]
-image = 12
-conv1 = 2
-conv2 = 3
-features = 16
-hidden = 16
-points = 4
-samples = 20
-components = 3
-strokes = 3
-baseline_hidden = 16
-
-[run]
-batch = 2
-";
 
 /// A folder of 14 images for training and testing, as a source.
 fn set(folder: &Path, period: u32) -> String {

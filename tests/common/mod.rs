@@ -5,9 +5,11 @@ pub mod page;
 pub mod programs;
 
 use dood::{
+    Device, Params,
     data::Source,
-    model::{Config, Stop},
+    model::{Config, Model, Start, Stop},
     ops::Placement,
+    rng::{Rng, Stream},
     train::Settings,
 };
 use std::{
@@ -111,6 +113,19 @@ impl Recipe {
             ),
         }
     }
+}
+
+/// A model with initial values, but for its last layers, which are zero at first: they would make all drawings alike.
+pub fn lively(config: &Config, device: &Device) -> (Model, Params) {
+    let (model, mut params) = Model::new(config, Start::new(3), device).unwrap();
+    for (i, spec) in params.specs().to_vec().iter().enumerate() {
+        let id = params.find(&spec.name).unwrap();
+        let noise = Rng::new(8, i as u64);
+        let values = params.get(id).to_f64();
+        let values: Vec<f64> = values.iter().enumerate().map(|(j, v)| v + 0.1 * noise.normal(Stream(0), j)).collect();
+        params.set(id, &values);
+    }
+    (model, params)
 }
 
 /// A model that is trained in no time.

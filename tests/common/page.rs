@@ -2,15 +2,15 @@
 #![allow(dead_code)]
 
 use super::{
+    lively,
     programs::{Running, program},
     tiny,
 };
 use dood::{
     Device,
     checkpoint::save,
-    model::{Config, Model, Start, Variant},
+    model::{Config, Variant},
     ops::Placement,
-    rng::{Rng, Stream},
 };
 use serde_json::Value;
 use std::{
@@ -34,15 +34,7 @@ pub struct Page {
 
 /// A model that knows nothing, but draws different things.
 pub fn model(path: &Path, variant: Variant) {
-    let (config, device) = (Config { variant, ..tiny(Placement::Points) }, Device::cpu());
-    let (model, mut params) = Model::new(&config, Start::new(3), &device).unwrap();
-    for (i, spec) in params.specs().to_vec().iter().enumerate() {
-        let id = params.find(&spec.name).unwrap();
-        let noise = Rng::new(8, i as u64);
-        let values = params.get(id).to_f64();
-        let values: Vec<f64> = values.iter().enumerate().map(|(j, v)| v + 0.1 * noise.normal(Stream(0), j)).collect();
-        params.set(id, &values);
-    }
+    let (model, params) = lively(&Config { variant, ..tiny(Placement::Points) }, &Device::cpu());
     save(path, &model.config, &params, None).unwrap();
 }
 

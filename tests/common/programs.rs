@@ -9,6 +9,23 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// The sizes of a model that is trained in no time, as an editor saves them that begins files with a mark.
+pub const TINY: &str = "\u{feff}[model]
+image = 12
+conv1 = 2
+conv2 = 3
+features = 16
+hidden = 16
+points = 4
+samples = 20
+components = 3
+strokes = 3
+baseline_hidden = 16
+
+[run]
+batch = 2
+";
+
 /// A program among the examples, which lie beside the folder of this test's executable.
 pub fn program(name: &str) -> Command {
     let here = std::env::current_exe().unwrap();
