@@ -9,6 +9,7 @@ pub mod drawing;
 mod drawn;
 pub mod gallery;
 pub mod ink;
+pub mod latents;
 pub mod one_shot;
 mod paint;
 pub mod published;
