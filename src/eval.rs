@@ -7,6 +7,7 @@ mod artist;
 pub mod cluster;
 pub mod drawing;
 mod drawn;
+pub mod frechet;
 pub mod gallery;
 pub mod ink;
 pub mod latents;
@@ -14,6 +15,7 @@ pub mod one_shot;
 mod paint;
 pub mod published;
 pub mod reconstruction;
+pub mod report;
 pub mod token;
 pub mod transfer;
 

@@ -109,6 +109,36 @@ pub fn latents(config: &Config, train: &str, of: &str) -> Option<f64> {
     Some(rows[model][LATENTS_OF.iter().position(|set| *set == of)?])
 }
 
+/// The same for a report: the sets, and model, set that it learned from, and shares.
+pub(super) fn all_latents() -> ([&'static str; 4], impl Iterator<Item = (&'static str, &'static str, [f64; 4])>) {
+    const MODELS: [&str; 3] = ["DooD, control points placed", "DooD", "Difference-AIR"];
+    let of_model = |m: usize| LATENTS.iter().map(move |(train, shares)| (MODELS[m], *train, shares[m]));
+    (LATENTS_OF, (0..MODELS.len()).flat_map(of_model))
+}
+
+/// The shares of right decisions in one-shot classification (Table 1): what was computed, and how many of the 400 decisions were right.
+pub(super) const ONE_SHOT: [(&str, f64); 5] = [
+    ("AIR", 0.145),
+    ("DooD", 0.735),
+    ("VHE (augmented data)", 0.813),
+    ("GNS (recorded strokes, both ways)", 0.943),
+    ("BPL (recorded strokes, both ways)", 0.967),
+];
+
+/// The same of methods that are computed here, by their names.
+pub(super) const ONE_SHOT_BASELINES: [(&str, f64); 3] = [("hausdorff", 0.612), ("pixels", 0.217), ("reference", 0.735)];
+
+/// The Fréchet distances of Fig. 6 on the class probabilities of Inception-v3: mean and standard deviation over five runs.
+pub(super) const FID: [(&str, f64, Option<f64>); 7] = [
+    ("mnist", 0.134, Some(0.013)),
+    ("emnist", 0.137, Some(0.006)),
+    ("kmnist", 0.123, Some(0.020)),
+    ("quickdraw", 0.084, Some(0.009)),
+    ("omniglot", 0.051, Some(0.007)),
+    ("omniglot, GNS", 0.133, Some(0.007)),
+    ("omniglot, real images", 0.025, Some(0.004)),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
