@@ -22,7 +22,17 @@ struct Table {
     const REAL* at[TABLE];
 };
 
+// Sizes, by value. A kernel takes it as `const __grid_constant__ Sizes`.
+struct Sizes {
+    int at[SIZES];
+};
+
 __device__ __forceinline__ REAL real(double x) { return (REAL)x; }
+
+// Of four things the one of a call.
+template <class T> __device__ __forceinline__ T of_call(int call, T a, T b, T c, T d) {
+    return call == 0 ? a : call == 1 ? b : call == 2 ? c : d;
+}
 
 // out[i] = g, or out[i] += g.
 __device__ __forceinline__ void put(REAL* out, long long i, REAL g, int add) { out[i] = add ? out[i] + g : g; }

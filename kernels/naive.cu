@@ -20,18 +20,6 @@ KERNEL __launch_bounds__(256) naive_product(const REAL* __restrict__ a, const RE
     }
 }
 
-// Dropout by the bits of dropout_linear_bits, 32 columns to a word: out = x·scale where they are 1, else 0. So it is its own backward.
-KERNEL __launch_bounds__(256) naive_dropout(const REAL* __restrict__ x, const unsigned* __restrict__ bits, REAL* __restrict__ out,
-                                            int add, int rows, int columns, REAL scale) {
-    int words = (columns + 31) / 32;
-    long long n = (long long)rows * columns;
-    for (long long i = first_element(); i < n; i += element_stride()) {
-        int column = (int)(i % columns);
-        bool kept = bits[i / columns * words + column / 32] >> column % 32 & 1;
-        put(out, i, kept ? x[i] * scale : (REAL)0, add);
-    }
-}
-
 // y = relu(w ⋆ x + b), 3×3, without padding: x [images, ins, height, width], w [outs, ins, 3, 3], b [outs] →
 // y [images, outs, height − 2, width − 2]. Images that are not live give 0.
 KERNEL __launch_bounds__(256) naive_conv_fwd(const REAL* __restrict__ x, const REAL* __restrict__ w, const REAL* __restrict__ b,

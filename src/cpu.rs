@@ -150,6 +150,31 @@ pub(crate) fn each_row<T: Send>(out: &mut [T], row: usize, together: usize, kern
     });
 }
 
+/// As [`each_row`], of two arrays at once.
+#[inline(always)]
+pub(crate) fn each_row_of_two<T: Send>(
+    one: &mut [T],
+    two: &mut [T],
+    row: usize,
+    together: usize,
+    kernel: impl Fn(usize, &mut [T], &mut [T]) + Sync,
+) {
+    if row == 0 {
+        return;
+    }
+    let tasks = one.par_chunks_mut(row * together).zip(two.par_chunks_mut(row * together));
+    tasks.enumerate().for_each(|(task, (one, two))| {
+        simd(
+            #[inline(always)]
+            || {
+                for (i, (one, two)) in one.chunks_mut(row).zip(two.chunks_mut(row)).enumerate() {
+                    kernel(task * together + i, one, two);
+                }
+            },
+        )
+    });
+}
+
 /// Elements per task of an elementwise kernel: enough to pay for the hand-over, few enough to share.
 pub(crate) const BLOCK: usize = 16 * 1024;
 

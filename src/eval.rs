@@ -4,6 +4,7 @@
 //! their pictures on the host, and a [`DrawingFile`] on disk.
 
 mod artist;
+pub mod classifier;
 pub mod cluster;
 pub mod drawing;
 mod drawn;

@@ -1,5 +1,7 @@
 //! The text of every kernel, and the numbers that kernels and host have to agree on: they are said here, for both.
 
+pub(crate) mod pointwise;
+
 use crate::DType;
 use std::borrow::Cow;
 
@@ -20,6 +22,8 @@ defines! {
     common {
         /// Places in a table of inputs.
         TABLE: usize = 8;
+        /// Places in a list of sizes.
+        SIZES: usize = 32;
     }
     /// Matrix products.
     gemm {
@@ -107,6 +111,9 @@ pub fn assemble(file: &str, text: &str) -> String {
         }
     }
     all += &format!("#line 1 \"kernels/common.cuh\"\n{}\n", header("common"));
+    if file == "pointwise" {
+        all += &pointwise::text();
+    }
     match included {
         None => all += &format!("#line 1 \"kernels/{file}.cu\"\n{text}\n"),
         Some((name, rest)) => {

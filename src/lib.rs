@@ -53,7 +53,7 @@
 //! A file uses only modules that stand before its own; `tests/rooms.rs` holds this table to it.
 //!
 //! ```text
-//! ground   error observer files dtype kernels real rng cpu matmul
+//! ground   error observer files dtype real kernels rng cpu matmul
 //! card     gpu
 //! engine   device tensor slot op profile params tape
 //! parts    ops gradcheck optim nn

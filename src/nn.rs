@@ -142,6 +142,42 @@ impl Gru {
     }
 }
 
+/// A convolution of images with square kernels.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv2d {
+    weight: ParamId,
+    bias: ParamId,
+    stride: usize,
+    padding: usize,
+}
+
+impl Conv2d {
+    /// Weights `[outs, ins, size, size]` and biases uniform in ±1/√(ins·size²); stride 1, and so much padding that the resolution stays
+    /// what it is, if `size` is odd.
+    pub fn new(p: &mut ParamsBuilder, init: Init, name: &str, ins: usize, outs: usize, size: usize) -> Self {
+        let full = p.full_name(name);
+        let draw = |kind: &str| init.uniform(&format!("{full}.{kind}"), ins * size * size);
+        p.scope(name, |p| Conv2d {
+            weight: p.add("weight", &[outs, ins, size, size], draw("weight")),
+            bias: p.add("bias", &[outs], draw("bias")),
+            stride: 1,
+            padding: size / 2,
+        })
+    }
+
+    /// The same with another stride and padding.
+    pub fn with(self, stride: usize, padding: usize) -> Self {
+        Conv2d { stride, padding, ..self }
+    }
+
+    /// Images `[N, ins, H, W]` → `[N, outs, rows, columns]`; see [`Var::conv2d`].
+    #[track_caller]
+    pub fn forward<'t>(&self, x: Var<'t>) -> Var<'t> {
+        let tape = x.tape();
+        x.conv2d(tape.param(self.weight), tape.param(self.bias), self.stride, self.padding)
+    }
+}
+
 /// The image network of section 2.3: two convolutions, dropout, two linear layers.
 #[derive(Clone, Copy, Debug)]
 pub struct Cnn {

@@ -8,7 +8,9 @@ pub trait Op: 'static {
     /// The op's one name, everywhere.
     fn name(&self) -> &'static str;
 
-    /// The result, followed by whatever the backward will want to see again.
+    /// The result, followed by whatever the backward will want to see again. Panics where shapes do not fit, which names the line that
+    /// applied the op.
+    #[track_caller]
     fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor>;
 
     /// For each wanted input i: `dx[i] += (∂y/∂xᵢ)ᵀ·dy`. `y` is what [`Op::forward`] returned.

@@ -1,13 +1,17 @@
 //! One file per op: maths, shapes, CPU code, backward and cost side by side.
 
 // The usual.
-mod average_pool;
+mod conv2d;
 mod conv_pair;
+mod dropout;
 mod dropout_linear;
 mod elementwise;
 mod gru;
 mod linear;
+mod pointwise;
+mod pool;
 mod shape;
+mod softmax;
 
 // Layouts: where a stroke goes.
 mod affine;
@@ -41,13 +45,15 @@ use crate::{Tensor, op::size};
 
 pub use crate::op::{Cost, Op};
 pub use affine::Angle;
-pub use dropout_linear::{Keep, dropout_linear};
+pub use dropout::Keep;
+pub use dropout_linear::dropout_linear;
 pub use elementwise::combine;
 pub use gaussian::normal_sample;
 pub use likelihood::{Likelihood, residual_ratio};
 pub use linear::Activation;
 pub use mixture::mixture_sample;
 pub use onoff::sample_onoff;
+pub use pool::Window;
 pub use prefix_bound::prefix_bound;
 pub use render_stroke::{Placement, RenderSettings, render_stroke};
 pub use shape::{concat, stack};

@@ -56,6 +56,11 @@ impl Adam {
         Adam { schedule, ..self }
     }
 
+    /// Rates change in another way from the next update on.
+    pub fn set_schedule(&mut self, schedule: Schedule) {
+        self.schedule = schedule;
+    }
+
     /// How many updates were made.
     pub fn steps(&self) -> u64 {
         self.step

@@ -40,6 +40,10 @@ pub trait Real:
     fn ln_1p(self) -> Self;
     /// Hyperbolic tangent.
     fn tanh(self) -> Self;
+    /// √x.
+    fn sqrt(self) -> Self;
+    /// xᵃ.
+    fn powf(self, a: Self) -> Self;
     /// |x|.
     fn abs(self) -> Self;
     /// The largest integer not above x.
@@ -114,6 +118,14 @@ macro_rules! real {
             #[inline(always)]
             fn tanh(self) -> Self {
                 $tanh(self)
+            }
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                $t::sqrt(self)
+            }
+            #[inline(always)]
+            fn powf(self, a: Self) -> Self {
+                $t::powf(self, a)
             }
             #[inline(always)]
             fn abs(self) -> Self {

@@ -3,7 +3,10 @@
 use super::{Arg, Gpu, Launch};
 use crate::{
     DType, Error,
-    kernels::{self, common::TABLE},
+    kernels::{
+        self,
+        common::{SIZES, TABLE},
+    },
 };
 use cudarc::driver::{CudaFunction, DeviceRepr, LaunchConfig, PushKernelArg, sys};
 use std::collections::hash_map::Entry;
@@ -14,6 +17,13 @@ struct Pointers([u64; TABLE]);
 
 // SAFETY: `Table` in kernels/common.cuh has the same layout.
 unsafe impl DeviceRepr for Pointers {}
+
+/// Sizes, as a kernel gets them.
+#[repr(transparent)]
+struct Sizes([i32; SIZES]);
+
+// SAFETY: `Sizes` in kernels/common.cuh has the same layout.
+unsafe impl DeviceRepr for Sizes {}
 
 /// A kernel on the card.
 pub(super) struct Loaded {
@@ -51,11 +61,15 @@ impl Gpu {
         let pointers =
             |arg: &Arg| if let Arg::Table(spans) = arg { Some(Pointers(spans.map(|s| s.address))) } else { None };
         let tables: Vec<Pointers> = args.iter().filter_map(pointers).collect();
-        let (mut builder, mut tables) = (self.stream.launch_builder(&function), tables.iter());
+        let sizes = args.iter().filter_map(|arg| if let Arg::Sizes(sizes) = arg { Some(Sizes(*sizes)) } else { None });
+        let sizes: Vec<Sizes> = sizes.collect();
+        let (mut tables, mut sizes) = (tables.iter(), sizes.iter());
+        let mut builder = self.stream.launch_builder(&function);
         for (arg, single) in args.iter().zip(&single) {
             match arg {
                 Arg::In(x) | Arg::Out(x) | Arg::Bytes(x) | Arg::Words(x) | Arg::WordsOut(x) => builder.arg(&x.address),
                 Arg::Table(_) => builder.arg(tables.next().expect("one for each table")),
+                Arg::Sizes(_) => builder.arg(sizes.next().expect("one for each list")),
                 Arg::Wide(x) => builder.arg(x),
                 Arg::Int(x) => builder.arg(x),
                 Arg::Word(x) => builder.arg(x),

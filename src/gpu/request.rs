@@ -1,6 +1,6 @@
 //! What is asked of a GPU: kernels and their arguments; and how much of it a captured step is.
 
-use crate::kernels::common::TABLE;
+use crate::kernels::common::{SIZES, TABLE};
 
 /// A stretch of device memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub(crate) enum Arg {
     Word(u32),
     /// `const __grid_constant__ Table`: inputs whose number is known at run time; the places beyond them are null pointers.
     Table([Span; TABLE]),
+    /// `const __grid_constant__ Sizes`: more sizes than one wants to name one by one; zeros in the places beyond them.
+    Sizes([i32; SIZES]),
     /// `u64`.
     Wide(u64),
     /// `REAL`, converted to the device's number type.
@@ -58,6 +60,14 @@ impl Arg {
         Arg::Table(spans)
     }
 
+    /// A list of sizes, [`SIZES`] at most.
+    #[track_caller]
+    pub fn sizes(sizes: impl IntoIterator<Item = usize>) -> Self {
+        let mut all = [0; SIZES];
+        sizes.into_iter().enumerate().for_each(|(i, size)| all[i] = int(size));
+        Arg::Sizes(all)
+    }
+
     /// How a kernel declares it.
     #[cfg(feature = "cuda")]
     pub(super) fn declaration(self) -> &'static str {
@@ -70,6 +80,7 @@ impl Arg {
             Arg::Int(_) => "int",
             Arg::Word(_) => "unsigned",
             Arg::Table(_) => "const __grid_constant__ Table",
+            Arg::Sizes(_) => "const __grid_constant__ Sizes",
             Arg::Wide(_) => "u64",
             Arg::Real(_) => "REAL",
         }
@@ -79,8 +90,13 @@ impl Arg {
 impl From<usize> for Arg {
     #[track_caller]
     fn from(n: usize) -> Self {
-        Arg::Int(i32::try_from(n).expect("a size passed to a kernel is below 2^31"))
+        Arg::Int(int(n))
     }
+}
+
+#[track_caller]
+fn int(size: usize) -> i32 {
+    i32::try_from(size).expect("a size passed to a kernel is below 2^31")
 }
 
 /// A list of [`Arg`]s.

@@ -7,79 +7,18 @@
 
 mod launches;
 
-use super::{Activation, Cost, Op, linear, live::live_rows, size};
+use super::{Activation, Cost, Keep, Op, linear, live::live_rows, size};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
     matmul::{Matrix, Output},
     real::Real,
-    rng::{Rng, Stream},
     slot::Slot,
 };
 use rayon::prelude::*;
 
-/// Which elements dropout keeps.
-#[derive(Clone, Debug)]
-pub enum Keep {
-    /// All of them: no dropout.
-    All,
-    /// Those where a tensor `[N, K]` of zeros and ones holds 1; `rate` sets the factor 1/(1−rate) of the kept ones.
-    Given(Tensor, f64),
-    /// Each with probability 1 − `rate`, drawn from `stream`.
-    Random {
-        /// Probability of dropping.
-        rate: f64,
-        /// The step's numbers.
-        rng: Rng,
-        /// Which of them.
-        stream: Stream,
-    },
-}
-
 /// Columns of x̂ that are made at a time. A multiple of 128, the number of masks in one Philox block.
 const CHUNK: usize = 1024;
-
-impl Keep {
-    /// Writes the factor (0 or 1/(1−rate)) of elements `from..` of row `row` of `k` columns.
-    #[inline(always)]
-    fn factors<T: Real>(&self, row: usize, k: usize, from: usize, out: &mut [T]) {
-        match self {
-            Keep::All => out.fill(T::ONE),
-            Keep::Given(mask, rate) => {
-                let scale = T::of(1.0 / (1.0 - rate));
-                let mask = &mask.slice::<T>()[row * k + from..][..out.len()];
-                out.iter_mut().zip(mask).for_each(|(o, &m)| *o = m * scale);
-            }
-            Keep::Random { rate, rng, stream } if *rate == 0.5 => {
-                let first = row * k.div_ceil(128) + from / 128;
-                for (i, out) in out.chunks_mut(128).enumerate() {
-                    let words = rng.words(*stream, (first + i) as u32);
-                    for (out, word) in out.chunks_mut(32).zip(words) {
-                        for (bit, o) in out.iter_mut().enumerate() {
-                            *o = if (word >> bit) & 1 == 1 { T::of(2.0) } else { T::ZERO };
-                        }
-                    }
-                }
-            }
-            Keep::Random { rate, rng, stream } => {
-                let scale = T::of(1.0 / (1.0 - rate));
-                let threshold = threshold(*rate);
-                let first = row * k.div_ceil(4) + from / 4;
-                for (i, out) in out.chunks_mut(4).enumerate() {
-                    let words = rng.words(*stream, (first + i) as u32);
-                    for (o, word) in out.iter_mut().zip(words) {
-                        *o = if word >= threshold { scale } else { T::ZERO };
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Random words below this drop their element.
-fn threshold(rate: f64) -> u32 {
-    (rate * (1u64 << 32) as f64) as u32
-}
 
 struct DropoutLinear {
     /// Index of the input and its mask.
@@ -276,7 +215,11 @@ impl Op for DropoutLinear {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Tape, gradcheck::gradcheck};
+    use crate::{
+        Tape,
+        gradcheck::gradcheck,
+        rng::{Rng, Stream},
+    };
 
     #[test]
     fn dropout_linear_gradients_with_several_calls_masks_and_skipped_rows() {

@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 mod densities;
+mod general;
 mod images;
 mod products;
 mod strokes;
@@ -95,12 +96,18 @@ impl Case {
 
 /// Small and odd sizes, extreme values, every mode.
 pub fn small() -> Vec<Case> {
-    [densities::small(), images::small(), products::small(), strokes::small()].into_iter().flatten().collect()
+    [densities::small(), general::small(), images::small(), products::small(), strokes::small()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The paper's sizes, with `n` images, in the order of the bench's table.
 pub fn sized(n: usize) -> Vec<Case> {
-    [strokes::sized(n), images::sized(n), products::sized(n), densities::sized(n)].into_iter().flatten().collect()
+    [strokes::sized(n), images::sized(n), products::sized(n), densities::sized(n), general::sized(n)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Height and width of the paper's images, control points of a stroke, components of the mixtures.

@@ -1,8 +1,11 @@
 //! The wide layer on a GPU: dropout as bits, products that read through them, and the gradient of the weights for many calls at once.
 
 use super::{
-    super::gemm::{self, Plan, naive_product},
-    Dims, DropoutLinear, Keep, linear, threshold,
+    super::{
+        dropout,
+        gemm::{self, Plan, naive_product},
+    },
+    Dims, DropoutLinear, Keep, linear,
 };
 use crate::{
     Device, Tensor,
@@ -10,28 +13,6 @@ use crate::{
     kernels::common::TABLE,
     slot::{Late, Slot, grad},
 };
-
-impl Keep {
-    /// What kept elements are multiplied by.
-    fn scale(&self) -> f64 {
-        match self {
-            Keep::All => 1.0,
-            Keep::Given(_, rate) | Keep::Random { rate, .. } => 1.0 / (1.0 - rate),
-        }
-    }
-
-    /// As arguments of `dropout_linear_bits`: mask, kind, seed, step, stream, and the least random word that keeps its element.
-    fn args(&self) -> [Arg; 6] {
-        let (mask, kind, seed, step, stream, least) = match self {
-            Keep::All => (None, 0, 0, 0, 0, 0),
-            Keep::Given(mask, _) => (Some(mask), 1, 0, 0, 0, 0),
-            Keep::Random { rate, rng, stream } if *rate == 0.5 => (None, 2, rng.seed, rng.step, stream.0, 0),
-            Keep::Random { rate, rng, stream } => (None, 3, rng.seed, rng.step, stream.0, threshold(*rate)),
-        };
-        let [seed, step] = [seed, step].map(Arg::Wide);
-        [Arg::input(mask), Arg::Int(kind), seed, step, Arg::Word(stream), Arg::Word(least)]
-    }
-}
 
 /// Calls that one launch serves: at most four neighbours of one rate.
 struct Group<'a> {
@@ -65,13 +46,8 @@ impl DropoutLinear {
 
     /// A bit per element of x̂, 32 columns to a word.
     fn bits(&self, gpu: &Gpu, cx: &Device, group: &Group, d: Dims) -> Tensor {
-        let bits = Tensor::empty(cx, &[group.calls.len() * d.words()]); // a number is as large as a word, or larger
-        let mut args = group.each(|_, (_, keep)| keep.args(), || Keep::All.args()).concat();
-        let (clock, bits_out) = (Arg::Words(gpu.clock()), Arg::WordsOut(bits.span()));
-        args.extend([clock, Arg::input(self.live.as_ref()), bits_out, d.n.into(), d.k.into()]);
-        let launch = Launch::grid([d.words().div_ceil(256).min(4096), group.calls.len(), 1], 256);
-        gpu.launch("dropout_linear", "dropout_linear_bits", launch, &args);
-        bits
+        let calls = group.calls.iter().map(|call| &call.1);
+        dropout::bits(gpu, cx, calls, self.live.as_ref(), [d.n, d.k])
     }
 
     /// Returns the bits of every group, for the backward.
@@ -226,7 +202,7 @@ impl Group<'_> {
     fn drop_naive(&self, gpu: &Gpu, call: usize, bits: &Tensor, from: &Tensor, [to, add]: [Arg; 2], d: Dims) {
         let bits = Arg::Words(self.bits_of(bits, call, d));
         let args = args![from, bits, to, add, d.n, d.k, Arg::Real(self.scale())];
-        gpu.launch("naive", "naive_dropout", Launch::elements(d.n * d.k), args);
+        gpu.launch("dropout", "dropout", Launch::elements(d.n * d.k), args);
     }
 
     /// x̂ of all calls, `[calls·N, K]`.

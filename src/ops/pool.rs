@@ -1,0 +1,242 @@
+//! Images at a lower resolution: each pixel is the mean, or the largest, of a window.
+//!
+//! ```text
+//! y[r, c] = mean or max of x[stride·r − padding + i, stride·c − padding + j] over 0 ≤ i, j < size
+//! ```
+
+use super::Op;
+use crate::{
+    Device, Tensor, Var, cpu,
+    device::on_device,
+    gpu::{Arg, Launch, args},
+    real::Real,
+    slot::{Slot, grad},
+};
+use std::ops::Range;
+
+/// Square windows that an image is seen through. A number is windows of so many pixels a side, one beside the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Pixels a side.
+    pub size: usize,
+    /// Pixels from one window to the next.
+    pub stride: usize,
+    /// Pixels by which the first and the last window may look over the edge, half of `size` at most.
+    pub padding: usize,
+}
+
+impl From<usize> for Window {
+    fn from(size: usize) -> Self {
+        Window { size, stride: size, padding: 0 }
+    }
+}
+
+impl Window {
+    /// So many windows fit into `length` pixels: 0 if they are smaller than one.
+    pub(super) fn count(self, length: usize) -> usize {
+        (length + 2 * self.padding + self.stride).saturating_sub(self.size) / self.stride
+    }
+
+    /// Pixels of window `i` that lie in an image of `length`, and the place of the first of them in the window.
+    #[inline(always)]
+    fn place(self, i: usize, length: usize) -> (Range<usize>, usize) {
+        let (from, to) = (i * self.stride, (i * self.stride + self.size).saturating_sub(self.padding).min(length));
+        let first = from.saturating_sub(self.padding);
+        (first..to.max(first), first + self.padding - from)
+    }
+}
+
+struct Pool {
+    window: Window,
+    max: bool,
+}
+
+/// Sizes of an image before and after.
+#[derive(Clone, Copy)]
+struct Dims {
+    h: usize,
+    w: usize,
+    rows: usize,
+    columns: usize,
+}
+
+impl Pool {
+    #[track_caller]
+    fn dims(&self, x: &Tensor) -> Dims {
+        let (Window { size, stride, padding }, shape) = (self.window, x.shape());
+        let fits = |length: usize| {
+            length > 0
+                && match self.max {
+                    true => length + 2 * padding >= size,
+                    // A rest that no mean takes part in is a mistake.
+                    false => length + 2 * padding >= size && (length + 2 * padding - size).is_multiple_of(stride),
+                }
+        };
+        match *shape {
+            [.., h, w] if stride > 0 && size > 0 && 2 * padding <= size && fits(h) && fits(w) => {
+                Dims { h, w, rows: self.window.count(h), columns: self.window.count(w) }
+            }
+            _ if self.max || size != stride || padding > 0 => {
+                panic!("{}: {shape:?} by {:?}; wanted [.., H, W] that windows fit into", self.name(), self.window)
+            }
+            _ => panic!("average_pool: {shape:?}; wanted [.., H, W] with H and W multiples of {size}"),
+        }
+    }
+
+    fn share(&self) -> f64 {
+        if self.max { 1.0 } else { 1.0 / (self.window.size * self.window.size) as f64 }
+    }
+
+    fn sizes(&self, d: Dims) -> Arg {
+        let Window { size, stride, padding } = self.window;
+        Arg::sizes([d.h, d.w, d.rows, d.columns, size, stride, padding])
+    }
+}
+
+impl Op for Pool {
+    fn name(&self) -> &'static str {
+        if self.max { "max_pool" } else { "average_pool" }
+    }
+
+    /// Of a maximum, also its place in the window: the first, where several are as large.
+    fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor> {
+        let (d, window) = (self.dims(&x[0]), self.window);
+        let before = &x[0].shape()[..x[0].shape().len() - 2];
+        let shape = [before, &[d.rows, d.columns]].concat();
+        let mut y = Tensor::empty(cx, &shape);
+        let mut at = if self.max { vec![Tensor::empty(cx, &shape)] } else { vec![] };
+        on_device!(cx, T => {
+            let (x, share) = (x[0].slice::<T>(), T::of(self.share()));
+            let pixels = |row: usize| {
+                let plane = &x[row / d.rows * d.h * d.w..][..d.h * d.w];
+                let (rows, skipped) = window.place(row % d.rows, d.h);
+                (&plane[rows.start * d.w..rows.end * d.w], skipped)
+            };
+            if self.max {
+                let places: Vec<T> = (0..window.size * window.size).map(|i| T::of(i as f64)).collect();
+                let (y, at) = (y.slice_mut::<T>(), at[0].slice_mut::<T>());
+                cpu::each_row_of_two(y, at, d.columns, 4 * d.rows, #[inline(always)] |row, y, at| {
+                    let (pixels, above) = pixels(row);
+                    for (c, (y, at)) in y.iter_mut().zip(at).enumerate() {
+                        let (columns, left) = window.place(c, d.w);
+                        let (mut most, mut which) = (pixels[columns.start], above * window.size + left);
+                        for (r, pixels) in pixels.chunks(d.w).enumerate() {
+                            for (j, &value) in pixels[columns.clone()].iter().enumerate() {
+                                if value > most || value.is_nan() {
+                                    (most, which) = (value, (above + r) * window.size + left + j);
+                                }
+                            }
+                        }
+                        (*y, *at) = (most, places[which]);
+                    }
+                });
+            } else {
+                cpu::each_row(y.slice_mut::<T>(), d.columns, 4 * d.rows, #[inline(always)] |row, y| {
+                    y.fill(T::ZERO);
+                    for pixels in pixels(row).0.chunks(d.w) {
+                        for (c, y) in y.iter_mut().enumerate() {
+                            *y += pixels[window.place(c, d.w).0].iter().copied().sum::<T>();
+                        }
+                    }
+                    y.iter_mut().for_each(|y| *y *= share);
+                });
+            }
+        }, gpu => {
+            let (n, sizes) = (y.len(), self.sizes(d));
+            if self.max {
+                let args = args![&x[0], y.out(), at[0].out(), n, sizes];
+                gpu.launch("pool", "max_pool_fwd", Launch::elements(n), args);
+            } else {
+                let args = args![&x[0], y.out(), n, sizes, Arg::Real(self.share())];
+                gpu.launch("pool", "average_pool_fwd", Launch::elements(n), args);
+            }
+        });
+        at.insert(0, y);
+        at
+    }
+
+    fn backward(&self, cx: &Device, x: &[Tensor], y: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
+        let (d, window) = (self.dims(&x[0]), self.window);
+        let Some(slot) = &mut dx[0] else { return };
+        on_device!(cx, T => {
+            let (dy, share, at) = (dy.slice::<T>(), T::of(self.share()), y.get(1).map(Tensor::slice::<T>));
+            let windows = d.rows * d.columns;
+            cpu::each_row(slot.add::<T>(), d.h * d.w, 4, #[inline(always)] |plane, dx| {
+                for (i, &dy) in dy[plane * windows..][..windows].iter().enumerate() {
+                    let (r, c) = (i / d.columns, i % d.columns);
+                    match at {
+                        Some(at) => {
+                            let place = at[plane * windows + i].f64() as usize;
+                            let row = r * window.stride + place / window.size - window.padding;
+                            dx[row * d.w + c * window.stride + place % window.size - window.padding] += dy;
+                        }
+                        None => {
+                            let (rows, columns) = (window.place(r, d.h).0, window.place(c, d.w).0);
+                            for dx in dx[rows.start * d.w..rows.end * d.w].chunks_mut(d.w) {
+                                dx[columns.clone()].iter_mut().for_each(|dx| *dx += dy * share);
+                            }
+                        }
+                    }
+                }
+            });
+        }, gpu => {
+            let ([dx, add], n) = (grad(&mut dx[0]), x[0].len());
+            let args = args![Arg::input(y.get(1)), dy, dx, add, n, self.sizes(d), Arg::Real(self.share())];
+            gpu.launch("pool", "pool_bwd", Launch::elements(n), args);
+        });
+    }
+}
+
+impl<'t> Var<'t> {
+    /// Means over windows, `[…, H, W]` → `[…, rows, columns]`: `average_pool(2)` halves the resolution. What lies over the edge
+    /// ([`Window::padding`]) counts as 0.
+    #[track_caller]
+    pub fn average_pool(self, window: impl Into<Window>) -> Var<'t> {
+        self.tape().apply(Pool { window: window.into(), max: false }, &[self])
+    }
+
+    /// The largest of each window, `[…, H, W]` → `[…, rows, columns]`. What lies over the edge does not count, and neither does a rest
+    /// that is smaller than a window. Of several that are as large, the first gets the gradient.
+    #[track_caller]
+    pub fn max_pool(self, window: impl Into<Window>) -> Var<'t> {
+        self.tape().apply(Pool { window: window.into(), max: true }, &[self])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Window;
+    use crate::{Device, Grads, Tape, Tensor, gradcheck::gradcheck};
+
+    #[test]
+    fn pool_gradients() {
+        let overlapping = Window { size: 3, stride: 2, padding: 1 };
+        assert!(gradcheck(&[&[3, 4, 6]], |_, x| x[0].average_pool(2)) < 1e-6);
+        assert!(gradcheck(&[&[2, 9, 3]], |_, x| x[0].average_pool(3)) < 1e-6);
+        assert!(gradcheck(&[&[2, 2, 7, 5]], |_, x| x[0].average_pool(overlapping)) < 1e-6);
+        assert!(gradcheck(&[&[3, 5, 7]], |_, x| x[0].max_pool(2)) < 1e-6);
+        assert!(gradcheck(&[&[2, 2, 7, 6]], |_, x| x[0].max_pool(overlapping)) < 1e-6);
+    }
+
+    #[test]
+    fn a_pixel_is_the_mean_of_its_square() {
+        for device in [Device::cpu(), Device::cpu_f64()] {
+            let tape = Tape::without_params(&device);
+            let x: Vec<f64> = (0..16).map(f64::from).collect();
+            let small = tape.constant(Tensor::from_f64(&device, &[2, 2, 4], &x)).average_pool(2);
+            assert_eq!(small.shape(), [2, 1, 2]);
+            assert_eq!(small.value().to_f64(), [2.5, 4.5, 10.5, 12.5]);
+        }
+    }
+
+    #[test]
+    fn the_first_of_several_largest_gets_the_gradient() {
+        let device = Device::cpu();
+        let tape = Tape::without_params(&device);
+        let x = tape.input(Tensor::from_f64(&device, &[1, 2, 5], &[1., 3., -9., -9., 7., 3., 2., -9., -9., 8.]));
+        let y = x.max_pool(2);
+        assert_eq!(y.value().to_f64(), [3.0, -9.0]);
+        let found = tape.backward(y.sum(), &mut Grads::none(&device));
+        assert_eq!(found.of(x).to_f64(), [0., 1., 1., 0., 0., 0., 0., 0., 0., 0.]);
+    }
+}
