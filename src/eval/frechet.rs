@@ -1,11 +1,35 @@
 //! How far a set of drawings is from a set of images, by what can be seen in them (section 11g of the model): the Fréchet distance
 //! between normal distributions fitted to their features, and how exemplars of a character differ and are still known.
 //!
-//! Features are those of whatever sees: a classifier, usually. The distance depends on it, so values are comparable for the same features
-//! only; of a classifier other than the Inception network they are no "FID".
+//! Features are those of a [`Classifier`] that this library has trained. Distances depend on it, so they are comparable for the same
+//! classifier only, and they are no "FID", which is of the Inception network.
 
-use super::cluster::Points;
+use super::{
+    classifier::{Classifier, FEATURES},
+    cluster::Points,
+};
+use crate::{
+    Observer, Result,
+    data::{Images, resize},
+    measure::pixels,
+};
 use rayon::prelude::*;
+
+/// Images at another size, brought to it as data sets are.
+pub fn at_side(images: &Images, side: usize) -> Images {
+    let resized = (0..images.len()).into_par_iter().flat_map_iter(|i| resize(images.image(i), images.side, images.side, side));
+    Images { side, pixels: resized.collect(), labels: images.labels.clone() }
+}
+
+/// The features of images of its size to a classifier, its last hidden layer.
+///
+/// # Errors
+/// [`Error::Stopped`](crate::Error::Stopped); those of a GPU.
+pub fn features(classifier: &Classifier, images: &Images, observer: &dyn Observer) -> Result<Points> {
+    let x = pixels(images, 0..images.len(), classifier.params.device());
+    let values = classifier.features(&x, observer)?.into_iter().map(f64::from).collect();
+    Ok(Points { dim: FEATURES, values })
+}
 
 /// A normal distribution.
 #[derive(Clone, Debug, PartialEq)]

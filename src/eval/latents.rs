@@ -263,18 +263,16 @@ pub fn classify(
                 let which: Vec<usize> = some.iter().map(|&i| i as usize).collect();
                 let tape = Tape::new(&params);
                 let x = tape.constant(Tensor::from_f64(device, &[which.len(), train.dim], &train.pick(&which).values));
-                let logits = layer.forward(x, Activation::None);
-                let right = which.iter().map(|&i| usize::from(labels[i]));
-                let (cross_entropy, slope) = cross_entropy(&logits.value().to_f64(), classes, right);
-                // A function with this slope: its value means nothing.
-                let slope = tape.constant(Tensor::from_f64(device, &logits.shape(), &slope));
+                let right: Vec<f64> = which.iter().map(|&i| labels[i].into()).collect();
+                let right = Tensor::from_f64(device, &[which.len()], &right);
+                let loss = layer.forward(x, Activation::None).cross_entropy(&right).mean();
                 if how.gradients == Gradients::Cleared {
                     grads.clear();
                 }
-                tape.backward((logits * slope).sum(), &mut grads);
+                tape.backward(loss, &mut grads);
+                sum += loss.value().item() * which.len() as f64;
                 drop(tape);
                 adam.step(&mut params, &grads);
-                sum += cross_entropy * which.len() as f64;
                 seen += which.len();
                 updates += 1;
                 observer.advance(1);
@@ -293,19 +291,6 @@ pub fn classify(
 /// The first of the largest.
 fn largest(logits: &[f64]) -> u16 {
     (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best }) as u16
-}
-
-/// The mean over rows of −log softmax(logits)[right], and its gradient, of logits `[N, classes]`.
-fn cross_entropy(logits: &[f64], classes: usize, right: impl Iterator<Item = usize>) -> (f64, Vec<f64>) {
-    let n = (logits.len() / classes) as f64;
-    let (mut loss, mut slope) = (0.0, Vec::with_capacity(logits.len()));
-    for (row, right) in logits.chunks(classes).zip(right) {
-        let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = row.iter().map(|v| (v - most).exp()).sum();
-        loss -= (row[right] - most - sum.ln()) / n;
-        slope.extend(row.iter().enumerate().map(|(c, v)| ((v - most).exp() / sum - f64::from(c == right)) / n));
-    }
-    (loss, slope)
 }
 
 #[cfg(test)]
