@@ -5,8 +5,7 @@ mod common;
 use clap::Parser;
 use common::{Compute, Reading, Screen, beside, generation::Generation, say, source, word};
 use dood::{
-    Error, Result,
-    checkpoint,
+    Error, Result, checkpoint,
     data::{self, DataSet, Images, Source},
     eval::{
         Drawn,
@@ -155,7 +154,7 @@ fn measure(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         "drawings": arguments.count,
         "runs": arguments.runs,
         "features": "the last hidden layer of the classifier, of images at the model's size and then at the classifier's",
-        "heat": opened.heat,
+        "heat": json!({ "layout": opened.heat.layout, "stroke": opened.heat.stroke }),
         "pen": opened.pen,
         "strokes": opened.strokes,
         "exemplars": arguments.exemplars,
@@ -191,7 +190,7 @@ fn measure(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         let rng = Rng::new(seed, (run as u64) << 32);
         opened.artist.imagine_many(arguments.count as usize, (opened.pen, opened.heat), opened.strokes, rng, screen)
     };
-    let mut save = |generated: &Generated, about: &mut Value| {
+    let save = |generated: &Generated, about: &mut Value| {
         about["generated"] = serde_json::to_value(generated).expect("plain data");
         write_atomically(&path, |file| writeln!(file, "{about:#}"))
     };
@@ -234,16 +233,27 @@ fn measure(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     write_atomically(&beside(out, ".csv"), |file| file.write_all(text.as_bytes()))?;
     say!("Written: {}", quoted(beside(out, ".csv")));
 
-    say!("Fréchet distance from training images of {}, as {} sees them (no FID):", arguments.source, quoted(&arguments.classifier));
+    say!(
+        "Fréchet distance from training images of {}, as {} sees them (no FID):",
+        arguments.source,
+        quoted(&arguments.classifier)
+    );
     let std = generated.std.map_or_else(String::new, |std| format!(" ± {std:.3}"));
-    say!("  drawn from nothing  {:.3}{std}  ({} runs of {})", generated.mean.unwrap_or(f64::NAN), generated.distances.len(), arguments.count);
+    say!(
+        "  drawn from nothing  {:.3}{std}  ({} runs of {})",
+        generated.mean.unwrap_or(f64::NAN),
+        generated.distances.len(),
+        arguments.count
+    );
     if let Some(distance) = about["test_images"].as_f64() {
         say!("  test images         {distance:.3}");
     }
     if !classes.is_empty() {
         let [share, low, high] = [recognised.share, recognised.low, recognised.high].map(|v| 100.0 * v);
         let accuracy = 100.0 * about["classifier"]["accuracy"]["share"].as_f64().unwrap_or(f64::NAN);
-        say!("Exemplars: {share:.1} % recognised ({low:.1} to {high:.1}; test images: {accuracy:.1} %), diversity {mean:.2}");
+        say!(
+            "Exemplars: {share:.1} % recognised ({low:.1} to {high:.1}; test images: {accuracy:.1} %), diversity {mean:.2}"
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -253,7 +263,17 @@ fn known(path: &std::path::Path, about: &Value) -> Result<Generated> {
     let wrong = |why: &str| Error::Usage(format!("{} cannot be gone on with: {why}", quoted(path)));
     let before: Value = serde_json::from_slice(&files::read(path)?).map_err(|e| wrong(&e.to_string()))?;
     // More runs, and other exemplars, are no other drawings.
-    let same = ["/format", "/sha256", "/images_sha256", "/classifier/sha256", "/seed", "/protocol/drawings", "/protocol/heat", "/protocol/pen", "/protocol/strokes"];
+    let same = [
+        "/format",
+        "/sha256",
+        "/images_sha256",
+        "/classifier/sha256",
+        "/seed",
+        "/protocol/drawings",
+        "/protocol/heat",
+        "/protocol/pen",
+        "/protocol/strokes",
+    ];
     if same.iter().any(|field| before.pointer(field) != about.pointer(field)) {
         return Err(wrong("it is of another model, classifier, set, seed or number of drawings; leave --resume out"));
     }
@@ -284,7 +304,9 @@ fn of_classes(
 ) -> Result<(Vec<OfClass>, Heatmap<'static>)> {
     let labels = |images: &Images| images.labels.clone().expect("the classifier has judged them");
     let (known, tested, side) = (labels(&set.train), labels(&set.test), classifier.sizes.side);
-    let of = |labels: &[u16], class: usize| (0..labels.len()).filter(|&i| usize::from(labels[i]) == class).collect::<Vec<usize>>();
+    let of = |labels: &[u16], class: usize| {
+        (0..labels.len()).filter(|&i| usize::from(labels[i]) == class).collect::<Vec<usize>>()
+    };
     let each = arguments.exemplars;
     let classes: Vec<(usize, Vec<usize>)> = (0..classifier.sizes.classes)
         .map(|class| (class, of(&tested, class)))
@@ -307,7 +329,8 @@ fn of_classes(
     let seen = at_side(&images, side);
     let points = features(classifier, &seen, screen)?;
     let scores = classifier.scores(&pixels(&seen, 0..seen.len(), classifier.params.device()), screen)?;
-    let first_best = |scores: &[f32]| (0..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best });
+    let first_best =
+        |scores: &[f32]| (0..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best });
     let guesses: Vec<usize> = scores.chunks(classifier.sizes.classes).map(first_best).collect();
     let right: Vec<bool> = guesses.iter().zip(&answers).map(|(&guess, &answer)| guess == usize::from(answer)).collect();
 
@@ -331,7 +354,8 @@ fn of_classes(
             diversity: spread_here / spread_of_images,
         });
         let row = &drawn[first];
-        pictures.push(row.lead.iter().cloned().chain(row.drawn.iter().take(8).map(|one| one.canvas().to_vec())).collect());
+        pictures
+            .push(row.lead.iter().cloned().chain(row.drawn.iter().take(8).map(|one| one.canvas().to_vec())).collect());
         first = rows.end;
     }
     Ok((found.clone(), table(&found, pictures, &arguments.source)))
@@ -342,7 +366,10 @@ fn table(classes: &[OfClass], pictures: Vec<Vec<Vec<f32>>>, source: &Source) -> 
     let most = classes.len().min(50);
     let cell = |(class, pictures): (&OfClass, Vec<Vec<f32>>)| HeatCell {
         value: Some(100.0 * class.recognised.share),
-        lines: vec![format!("{:.0} % recognised", 100.0 * class.recognised.share), format!("diversity {:.2}", class.diversity)],
+        lines: vec![
+            format!("{:.0} % recognised", 100.0 * class.recognised.share),
+            format!("diversity {:.2}", class.diversity),
+        ],
         // Pictures are borrowed for as long as the program shows them.
         pictures: pictures.into_iter().map(|pixels| &*pixels.leak()).collect(),
         bars: vec![],

@@ -17,7 +17,8 @@ use rayon::prelude::*;
 
 /// Images at another size, brought to it as data sets are.
 pub fn at_side(images: &Images, side: usize) -> Images {
-    let resized = (0..images.len()).into_par_iter().flat_map_iter(|i| resize(images.image(i), images.side, images.side, side));
+    let resized =
+        (0..images.len()).into_par_iter().flat_map_iter(|i| resize(images.image(i), images.side, images.side, side));
     Images { side, pixels: resized.collect(), labels: images.labels.clone() }
 }
 

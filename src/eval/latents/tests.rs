@@ -1,5 +1,6 @@
 use super::*;
 use crate::{
+    Error,
     data::synthetic,
     model::{Config, Model, Start},
     observer::Silent,
