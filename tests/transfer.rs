@@ -39,7 +39,7 @@ impl World {
             let folder = tempfile::tempdir().unwrap();
             let data = [("a", 13), ("b", 7)].map(|(name, period)| set(&folder.path().join(name), period));
             fs::write(folder.path().join("tiny.toml"), TINY).unwrap();
-            let larger = TINY.replace("image = 12", "image = 16");
+            let larger = TINY.replace("= 12", "= 16");
             fs::write(folder.path().join("larger.toml"), larger).unwrap();
             let world = World { folder, data };
             for (name, more) in [
