@@ -202,7 +202,7 @@ fn measure(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         save(&generated, &mut about)?;
         if run == 0 {
             let rows = gallery::rows(drawn.into_iter().take(64).collect(), 8);
-            for path in gallery::write(&beside(out, "-drawn"), &opened.artist.model, "", &rows)? {
+            for path in gallery::write(&beside(out, "-drawn.png"), &opened.artist.model, "", &rows)? {
                 say!("Written: {}", quoted(&path));
             }
         }
@@ -214,7 +214,8 @@ fn measure(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
             let right = (0..judged.counts.len()).map(|class| judged.counts[class][class] as usize).sum::<usize>();
             about["classifier"]["accuracy"] =
                 serde_json::to_value(Share::of((0..set.test.len()).map(|i| i < right))).expect("plain data");
-            let (classes, map) = of_classes(&arguments, &opened, &classifier, &set, screen)?;
+            let (classes, pictures) = of_classes(&arguments, &opened, &classifier, &set, screen)?;
+            let map = table(&classes, &pictures, &arguments.source);
             for end in [".png", ".svg"] {
                 map.write(&beside(out, end))?;
                 say!("Written: {}", quoted(beside(out, end)));
@@ -294,14 +295,17 @@ fn as_images<'d>(drawn: impl IntoIterator<Item = &'d Drawn>, side: usize, labels
     Images { side, pixels: pixels.collect(), labels }
 }
 
-/// Exemplars of test images of every class, and the classes as a picture.
+/// An image, and exemplars of it.
+type Pictures = Vec<Vec<f32>>;
+
+/// Exemplars of test images of every class, with some to be shown.
 fn of_classes(
     arguments: &Arguments,
     opened: &common::generation::Opened,
     classifier: &Classifier,
     set: &DataSet,
     screen: &Screen,
-) -> Result<(Vec<OfClass>, Heatmap<'static>)> {
+) -> Result<(Vec<OfClass>, Vec<Pictures>)> {
     let labels = |images: &Images| images.labels.clone().expect("the classifier has judged them");
     let (known, tested, side) = (labels(&set.train), labels(&set.test), classifier.sizes.side);
     let of = |labels: &[u16], class: usize| {
@@ -335,7 +339,7 @@ fn of_classes(
     let right: Vec<bool> = guesses.iter().zip(&answers).map(|(&guess, &answer)| guess == usize::from(answer)).collect();
 
     let (mut found, mut first) = (vec![], 0);
-    let mut pictures: Vec<Vec<Vec<f32>>> = vec![];
+    let mut pictures: Vec<Pictures> = vec![];
     for (class, images) in &classes {
         let rows = first..first + images.len();
         let spreads = rows.clone().map(|row| {
@@ -358,20 +362,19 @@ fn of_classes(
             .push(row.lead.iter().cloned().chain(row.drawn.iter().take(8).map(|one| one.canvas().to_vec())).collect());
         first = rows.end;
     }
-    Ok((found.clone(), table(&found, pictures, &arguments.source)))
+    Ok((found, pictures))
 }
 
 /// A row per class: an image and exemplars of it, how many are recognised, how they differ.
-fn table(classes: &[OfClass], pictures: Vec<Vec<Vec<f32>>>, source: &Source) -> Heatmap<'static> {
+fn table<'p>(classes: &[OfClass], pictures: &'p [Pictures], source: &Source) -> Heatmap<'p> {
     let most = classes.len().min(50);
-    let cell = |(class, pictures): (&OfClass, Vec<Vec<f32>>)| HeatCell {
+    let cell = |(class, pictures): (&OfClass, &'p Pictures)| HeatCell {
         value: Some(100.0 * class.recognised.share),
         lines: vec![
             format!("{:.0} % recognised", 100.0 * class.recognised.share),
             format!("diversity {:.2}", class.diversity),
         ],
-        // Pictures are borrowed for as long as the program shows them.
-        pictures: pictures.into_iter().map(|pixels| &*pixels.leak()).collect(),
+        pictures: pictures.iter().map(Vec::as_slice).collect(),
         bars: vec![],
     };
     Heatmap {

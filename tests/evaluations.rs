@@ -159,14 +159,14 @@ fn strokes_are_drawn_once_for_clusters() {
         |more: &[&str]| on_set("cluster", &out, &[&["--k", "2,3", "--show", "3", "--map", "20"], more].concat());
     let whole = |place: &Path| fs::read(place.join("stro.kes.csv")).unwrap();
     refused(&cluster(&["--resume"]), 2, &["to resume from"]);
-    succeeds(&cluster(&["--strokes", "150"]));
+    succeeds(&cluster(&["--strokes", "250"]));
     let ends = ["-drawn.safetensors", ".csv", ".json", ".png", ".svg"];
     assert_eq!(names(place.path()), ends.map(|end| format!("stro.kes{end}")));
     let at_once = (whole(place.path()), json(&place.path().join("stro.kes.json")));
     succeeds(&cluster(&["--strokes", "40"]));
     let few = json(&place.path().join("stro.kes.json"));
     assert!(few["images"].as_u64() < at_once.1["images"].as_u64() && few["strokes"] == 40);
-    let said = succeeds(&cluster(&["--strokes", "150", "--resume"]));
+    let said = succeeds(&cluster(&["--strokes", "250", "--resume"]));
     let gone_on = json(&place.path().join("stro.kes.json"));
     assert_eq!(whole(place.path()), at_once.0, "{said}");
     assert_eq!((&gone_on["clusters"], &gone_on["images"]), (&at_once.1["clusters"], &at_once.1["images"]));
@@ -174,4 +174,32 @@ fn strokes_are_drawn_once_for_clusters() {
     succeeds(&cluster(&["--strokes", "40", "--resume"]));
     assert_eq!(json(&place.path().join("stro.kes.json"))["clusters"], few["clusters"]);
     refused(&cluster(&["--resume", "--seed", "3"]), 2, &["another model, other images or another seed"]);
+}
+
+/// The most memory that a program held, in MiB.
+#[cfg(target_os = "linux")]
+#[allow(clippy::zombie_processes)]
+fn memory(command: &mut std::process::Command) -> f64 {
+    let child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
+    // SAFETY: the child is ours and waited for here only; both places outlive the call.
+    let usage = unsafe {
+        assert!(libc::wait4(child.id() as libc::pid_t, &mut status, 0, usage.as_mut_ptr()) > 0);
+        usage.assume_init()
+    };
+    assert_eq!(status, 0);
+    usage.ru_maxrss as f64 / 1024.0
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn five_thousand_particles_take_no_more_memory_than_two_hundred() {
+    let with = |particles: &str| {
+        let mut evaluate = program("evaluate");
+        evaluate.args(["--checkpoint", "run", "--data", "idx:set", "--device", "cpu", "--count", "2", "--particles"]);
+        memory(evaluate.arg(particles).current_dir(world()))
+    };
+    let [few, many] = [with("200"), with("5000")];
+    println!("{few:.1} MiB with 200 particles, {many:.1} MiB with 5,000");
+    assert!(many < 1.3 * few, "{few} MiB -> {many} MiB");
 }
