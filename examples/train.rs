@@ -58,13 +58,13 @@ struct Arguments {
     #[arg(long, value_parser = word::<Placement>)]
     placement: Option<Placement>,
     /// How the decision to stop is learned: nvil (sampled, with a baseline network, as published) or exact (the mean over all ends)
-    /// [default: nvil, hour exact]
+    /// [default: exact, paper nvil]
     #[arg(long, value_parser = word::<Stop>)]
     stop: Option<Stop>,
     /// What a stroke costs beside its divergence, in nats: the dearer, the fewer are drawn [default: 0]
     #[arg(long, value_name = "NATS")]
     price: Option<f64>,
-    /// Updates to make in total [default: 3600, hour 8000, paper 500001]
+    /// Updates to make in total [default: 4000, hour 8000, paper 500001]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
     /// Images per update [default: 32, others 64]

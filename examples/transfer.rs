@@ -3,7 +3,7 @@
 mod common;
 
 use clap::Parser;
-use common::{Compute, Data, Reading, Screen, Split, say, source};
+use common::{Compute, Data, Reading, Screen, Split, beside, say, source};
 use dood::{
     Error, Result, checkpoint,
     data::Source,
@@ -77,19 +77,6 @@ struct Arguments {
     compute: Compute,
 }
 
-/// OUT with something after it; a point in its name is none of an extension.
-fn beside(out: &Path, end: &str) -> PathBuf {
-    let mut path = out.as_os_str().to_owned();
-    path.push(end);
-    path.into()
-}
-
-/// This command, without the folder of the program.
-fn command() -> String {
-    let words = std::env::args_os().skip(1).map(quoted);
-    std::iter::once("transfer".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
-}
-
 /// What is twice in a list, by its name.
 fn twice<T>(all: &[T], same: impl Fn(&T, &T) -> bool, name: impl Fn(&T) -> String) -> Option<(String, String)> {
     let second =
@@ -99,16 +86,13 @@ fn twice<T>(all: &[T], same: impl Fn(&T, &T) -> bool, name: impl Fn(&T) -> Strin
 
 fn transfer(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let out = &arguments.out;
-    if out.file_name().is_none() || out.is_dir() {
-        return Err(Error::Usage(format!("--out {} must be the beginning of files' names, not a folder", quoted(out))));
-    }
-    common::check_folder_of(out)?;
+    common::check_out(out)?;
     let json = beside(out, ".json");
     let mut table = match json.exists() && !arguments.anew {
         true => Table::read(&json)?,
         false => Table::new(String::new()),
     };
-    table.command = command();
+    table.command = common::command("transfer");
     let find = |path: &PathBuf| Trained::read(&checkpoint::find(path)?);
     let checkpoints = arguments.checkpoint.iter().map(find).collect::<Result<Vec<Trained>>>()?;
     if let Some((a, b)) = twice(&checkpoints, |a, b| a.sha256 == b.sha256, |one| one.path.clone()) {

@@ -2,10 +2,10 @@
 # Makes every picture of the README from the present code, into docs/: drawings of the models that ship, a training run with the quick
 # preset and its metrics, strokes fitted to a picture by gradient descent.
 #
-#   scripts/pictures.sh [DATA [STEPS]]     the run's: synthetic and 3600 if not given, about seven minutes on 2 cores
+#   scripts/pictures.sh [DATA [STEPS]]     the run's: synthetic and 4000 if not given, about four minutes on 2 cores
 set -euo pipefail
 cd "$(dirname "$0")/.."
-data=${1:-synthetic} steps=${2:-3600}
+data=${1:-synthetic} steps=${2:-4000}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 

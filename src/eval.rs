@@ -8,12 +8,15 @@ pub mod classifier;
 pub mod cluster;
 pub mod drawing;
 mod drawn;
+pub mod frechet;
 pub mod gallery;
 pub mod ink;
+pub mod latents;
 pub mod one_shot;
 mod paint;
 pub mod published;
 pub mod reconstruction;
+pub mod report;
 pub mod token;
 pub mod transfer;
 

@@ -17,6 +17,7 @@ pub use heatmap::{HeatCell, Heatmap};
 pub use map::{Mark, map_svg};
 pub use plot::{Panel, plot_svg};
 pub use strokes::{Drawing, Stroke, curve, strokes_svg};
+pub(crate) use svg::{base64, escape};
 
 use image::{ExtendedColorType, ImageEncoder, RgbImage, codecs::png, imageops};
 use std::io::{self, Write};
@@ -88,6 +89,21 @@ pub fn linked_picture(link: &str) -> Option<Vec<f32>> {
 const LINK: &str = "data:image/png;base64,";
 /// No image that is linked is larger.
 const MOST: u32 = 4096;
+
+/// Panics unless `text` is a page whose tags nest, apart from those that never close.
+#[cfg(test)]
+pub(crate) fn assert_well_formed_html(text: &str) {
+    let body = text.strip_prefix("<!DOCTYPE html>\n").expect("a doctype");
+    let (before, style) = body.split_once("<style>").expect("a style");
+    let (_, after) = style.split_once("</style>").expect("its end");
+    // As XML has it: elements without an end close themselves.
+    let closed = ["<meta ", "<img "].iter().fold(format!("{before}{after}"), |text, open| {
+        let mut parts = text.split(open);
+        let first = parts.next().expect("a beginning").to_owned();
+        parts.fold(first, |out, part| format!("{out}{open}{}", part.replacen('>', "/>", 1)))
+    });
+    svg::assert_well_formed(closed.trim_end());
+}
 
 #[cfg(test)]
 mod tests {

@@ -144,7 +144,7 @@ fn the_program_compares_methods_and_goes_on_where_it_was_stopped() {
 #[test]
 fn the_program_scores_with_a_model_and_another_protocol_is_not_mixed_in() {
     let (folder, _) = place();
-    let model = "[model]\nimage = 12\nconv1 = 2\nconv2 = 3\nfeatures = 8\nhidden = 8\npoints = 3\nsamples = 10\ncomponents = 2\nstrokes = 1\nbaseline_hidden = 8\n";
+    let model = "[model]\nimage = 12\nview = 12\nconv1 = 2\nconv2 = 3\nfeatures = 8\nhidden = 8\npoints = 3\nsamples = 10\ncomponents = 2\nstrokes = 1\nbaseline_hidden = 8\n";
     fs::write(folder.path().join("tiny.toml"), model).unwrap();
     let train =
         ["--config", "tiny.toml", "--steps", "1", "--iwae", "0", "--batch", "2", "--device", "cpu", "--out", "run"];

@@ -353,7 +353,7 @@ fn error(command: Command, code: i32, parts: &[&str]) -> String {
 #[test]
 fn a_new_run_begins_with_the_model_of_another() {
     let place = Place::new();
-    succeeds(&output(place.train(&["--steps", "2"])));
+    succeeds(&output(place.train(&["--steps", "2", "--stop", "nvil"])));
     let second = place.path("second");
     let (run, second) = (place.path("run"), second.to_str().unwrap());
     // The file has the model's sizes; what is asked for differs.
@@ -793,11 +793,11 @@ fn every_size_and_setting_can_come_from_a_file_and_be_printed() {
     // What is printed is what is read.
     fs::write(
         place.path("tiny.toml"),
-        config.replace("log_every = 10", "log_every = 1").replace("steps = 3600", "steps = 4"),
+        config.replace("log_every = 10", "log_every = 1").replace("steps = 4000", "steps = 4"),
     )
     .unwrap();
     let again = print(&[]);
-    assert_eq!(again, config.replace("log_every = 10", "log_every = 1").replace("steps = 3600", "steps = 4"));
+    assert_eq!(again, config.replace("log_every = 10", "log_every = 1").replace("steps = 4000", "steps = 4"));
     // The command line has precedence.
     assert!(print(&["--steps", "3"]).contains("steps = 3\n"));
     succeeds(&output(place.train(&["--steps", "3"])));

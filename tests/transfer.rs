@@ -39,7 +39,7 @@ impl World {
             let folder = tempfile::tempdir().unwrap();
             let data = [("a", 13), ("b", 7)].map(|(name, period)| set(&folder.path().join(name), period));
             fs::write(folder.path().join("tiny.toml"), TINY).unwrap();
-            let larger = TINY.replace("image = 12", "image = 16");
+            let larger = TINY.replace("= 12", "= 16");
             fs::write(folder.path().join("larger.toml"), larger).unwrap();
             let world = World { folder, data };
             for (name, more) in [
@@ -142,7 +142,8 @@ fn the_table_has_a_row_per_model_a_column_per_set_and_says_what_evaluate_says() 
     let entry = &table["summary"][0];
     assert_eq!((entry["runs"].as_u64(), entry["bound"].as_f64()), (Some(2), Some(number(3, "bound"))));
     let trains: Vec<&str> = table["summary"].as_array().unwrap().iter().map(|e| e["train"].as_str().unwrap()).collect();
-    assert_eq!(trains, ["idx:a", "idx:a", "idx:a dair", "idx:a dair", "idx:a #2", "idx:a #2"]);
+    let labels = ["idx:a (one)", "idx:a dair", "idx:a (larger)"];
+    assert_eq!(trains, labels.map(|label| [label; 2]).concat());
     for svg in ["t.able.svg", "t.able-strokes.svg"] {
         let svg = fs::read_to_string(place.path().join(svg)).unwrap();
         assert!(svg.contains("idx:a dair") && svg.trim_end().ends_with("</svg>"));

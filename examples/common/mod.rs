@@ -79,6 +79,27 @@ pub fn check_folder_of(file: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Refuses names of files that cannot be written with something after them.
+pub fn check_out(out: &Path) -> Result<()> {
+    if out.file_name().is_none() || out.is_dir() {
+        return Err(Error::Usage(format!("--out {} must be the beginning of files' names, not a folder", quoted(out))));
+    }
+    check_folder_of(out)
+}
+
+/// OUT with something after it; a point in its name is none of an extension.
+pub fn beside(out: &Path, end: &str) -> PathBuf {
+    let mut path = out.as_os_str().to_owned();
+    path.push(end);
+    path.into()
+}
+
+/// The command of this program, without the folder that it is in.
+pub fn command(name: &str) -> String {
+    let words = std::env::args_os().skip(1).map(quoted);
+    std::iter::once(name.to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
 /// A table of what was measured, with standard errors.
 pub fn measured(measured: &Measured) {
     let line = |name: &str, Estimate { mean, standard_error }: Estimate, decimals: usize| {

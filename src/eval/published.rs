@@ -83,6 +83,62 @@ pub fn of(config: &Config, train: &str, test: &str) -> Option<&'static Published
     }
 }
 
+/// The sets on which [`latents`] were classified.
+const LATENTS_OF: [&str; 4] = ["mnist", "emnist", "kmnist", "quickdraw"];
+
+/// What the layer finds right: of DooD with points (MT), of DooD with warp (M), of Difference-AIR; a row per set that the model learned
+/// from.
+const LATENTS: [(&str, [[f64; 4]; 3]); 5] = [
+    ("mnist", [[0.949, 0.531, 0.492, 0.668], [0.934, 0.525, 0.478, 0.663], [0.954, 0.496, 0.465, 0.657]]),
+    ("emnist", [[0.857, 0.677, 0.463, 0.652], [0.848, 0.649, 0.431, 0.642], [0.829, 0.730, 0.503, 0.759]]),
+    ("kmnist", [[0.781, 0.542, 0.663, 0.698], [0.797, 0.567, 0.664, 0.704], [0.797, 0.564, 0.717, 0.720]]),
+    ("quickdraw", [[0.829, 0.501, 0.451, 0.832], [0.812, 0.515, 0.455, 0.835], [0.800, 0.538, 0.520, 0.851]]),
+    ("omniglot", [[0.782, 0.476, 0.438, 0.639], [0.750, 0.452, 0.399, 0.611], [0.744, 0.419, 0.432, 0.684]]),
+];
+
+/// The mean share of test images whose class a linear layer finds by the latents of such a model, trained on one set, of another
+/// (section 11i): the best of all epochs, with gradients that were never cleared. Released with the authors' program.
+pub fn latents(config: &Config, train: &str, of: &str) -> Option<f64> {
+    let model = match (config.variant, config.placement) {
+        (Variant::Dood, Placement::Points) => 0,
+        (Variant::Dood, Placement::Warp) => 1,
+        (Variant::Dair, _) => 2,
+        _ => return None,
+    };
+    let (_, rows) = LATENTS.iter().find(|(set, _)| *set == train)?;
+    Some(rows[model][LATENTS_OF.iter().position(|set| *set == of)?])
+}
+
+/// The same for a report: the sets, and model, set that it learned from, and shares.
+pub(super) fn all_latents() -> ([&'static str; 4], impl Iterator<Item = (&'static str, &'static str, [f64; 4])>) {
+    const MODELS: [&str; 3] = ["DooD, control points placed", "DooD", "Difference-AIR"];
+    let of_model = |m: usize| LATENTS.iter().map(move |(train, shares)| (MODELS[m], *train, shares[m]));
+    (LATENTS_OF, (0..MODELS.len()).flat_map(of_model))
+}
+
+/// The shares of right decisions in one-shot classification (Table 1): what was computed, and how many of the 400 decisions were right.
+pub(super) const ONE_SHOT: [(&str, f64); 5] = [
+    ("AIR", 0.145),
+    ("DooD", 0.735),
+    ("VHE (augmented data)", 0.813),
+    ("GNS (recorded strokes, both ways)", 0.943),
+    ("BPL (recorded strokes, both ways)", 0.967),
+];
+
+/// The same of methods that are computed here, by their names.
+pub(super) const ONE_SHOT_BASELINES: [(&str, f64); 3] = [("hausdorff", 0.612), ("pixels", 0.217), ("reference", 0.735)];
+
+/// The Fréchet distances of Fig. 6 on the class probabilities of Inception-v3: mean and standard deviation over five runs.
+pub(super) const FID: [(&str, f64, Option<f64>); 7] = [
+    ("mnist", 0.134, Some(0.013)),
+    ("emnist", 0.137, Some(0.006)),
+    ("kmnist", 0.123, Some(0.020)),
+    ("quickdraw", 0.084, Some(0.009)),
+    ("omniglot", 0.051, Some(0.007)),
+    ("omniglot, GNS", 0.133, Some(0.007)),
+    ("omniglot, real images", 0.025, Some(0.004)),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,7 +158,11 @@ mod tests {
         // Only measured with one particle and another likelihood.
         assert_eq!(mean(&dair, "omniglot", "omniglot"), None);
         assert_eq!(mean(&paper.clone().with_variant(Variant::Sp), "kmnist", "mnist"), Some(6083.6));
-        assert_eq!(mean(&paper.with_variant(Variant::Air), "mnist", "mnist"), None);
+        assert_eq!(mean(&paper.clone().with_variant(Variant::Air), "mnist", "mnist"), None);
+        assert_eq!(latents(&paper, "mnist", "mnist"), Some(0.934));
+        assert_eq!(latents(&Config::paper(Placement::Points), "omniglot", "quickdraw"), Some(0.639));
+        assert_eq!(latents(&dair, "quickdraw", "kmnist"), Some(0.520));
+        assert_eq!((latents(&paper, "synthetic", "mnist"), latents(&paper, "mnist", "omniglot")), (None, None));
         // The diagonal of DooD is the best of its column, as the paper says.
         for own in all().iter().filter(|row| row.train == row.test && row.model == Variant::Dood) {
             let rivals = all().iter().filter(|row| (row.model, row.placement) == (own.model, own.placement));

@@ -95,6 +95,14 @@ impl Trained {
         }
     }
 
+    /// The name of its file, or of the run's folder that has it.
+    fn name(&self) -> String {
+        let path = Path::new(&self.path);
+        let stem = path.file_stem().unwrap_or_default().display().to_string();
+        let folder = path.parent().and_then(Path::file_name).filter(|_| stem.starts_with("checkpoint-"));
+        folder.map_or(stem, |folder| folder.display().to_string())
+    }
+
     /// Whether it is the same model, trained on the same set: then it differs by its seed, and both are in one row.
     fn is_like(&self, other: &Trained) -> bool {
         (&self.learned_from, &self.config) == (&other.learned_from, &other.config)
@@ -222,10 +230,14 @@ pub struct Table {
 /// A row of a [`View`] on one set: means over its runs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Entry {
-    /// What its checkpoints have learned from.
+    /// The label of its row: what its checkpoints have learned from, and what tells it from other rows.
     pub train: String,
+    /// What its checkpoints have learned from.
+    pub learned_from: String,
     /// The model.
     pub model: Variant,
+    /// How its strokes get onto the canvas.
+    pub placement: Placement,
     /// The set it is measured on.
     pub test: String,
     /// How.
@@ -489,15 +501,22 @@ impl View {
             match rows.iter_mut().find(|row| row.runs[0].is_like(trained)) {
                 Some(row) => row.runs.push(trained.clone()),
                 None => {
-                    let alike = |row: &&Row| {
-                        let other = &row.runs[0];
-                        (&other.learned_from, other.kind()) == (&trained.learned_from, trained.kind())
-                    };
                     let label = [trained.learned_from.clone(), trained.kind()].join(" ").trim_end().to_owned();
-                    let label = distinct(label, rows.iter().filter(alike).count());
                     rows.push(Row { label, runs: vec![trained.clone()] });
                 }
             }
+        }
+        // Models of one kind that are not alike are told apart by their names, and where these do not differ by numbers.
+        let labels: Vec<String> = rows.iter().map(|row| row.label.clone()).collect();
+        for (row, label) in rows.iter_mut().zip(&labels) {
+            if labels.iter().filter(|other| *other == label).count() > 1 {
+                row.label = format!("{label} ({})", row.runs[0].name());
+            }
+        }
+        let labels: Vec<String> = rows.iter().map(|row| row.label.clone()).collect();
+        for (i, row) in rows.iter_mut().enumerate() {
+            row.label =
+                distinct(labels[i].clone(), labels[..i].iter().filter(|earlier| **earlier == labels[i]).count());
         }
         let mut columns: Vec<Column> = vec![];
         for sample in samples {
@@ -538,7 +557,9 @@ impl View {
         let comparable = protocol.ends == Ends::Sampled && protocol.refine == 0 && protocol.particles > 1;
         Some(Entry {
             train: row.label.clone(),
+            learned_from: row.runs[0].learned_from.clone(),
             model: config.variant,
+            placement: config.placement,
             test: column.label.clone(),
             protocol,
             runs: measured.len(),

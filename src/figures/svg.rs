@@ -28,7 +28,7 @@ pub(super) fn hex([r, g, b]: [u8; 3]) -> String {
 }
 
 /// Text that is safe between tags and inside quotes; characters that XML forbids are dropped.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars().filter(|c| !c.is_control()) {
         match c {
@@ -67,7 +67,7 @@ pub(super) fn polyline(points: impl IntoIterator<Item = (f64, f64)>) -> String {
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// Base64 (RFC 4648) with padding.
-pub(super) fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
         let group = chunk.iter().fold(0, |g, &b| g << 8 | u32::from(b)) << (8 * (3 - chunk.len()));

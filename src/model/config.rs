@@ -233,10 +233,11 @@ impl Config {
         }
     }
 
-    /// The same model, smaller: minutes on a laptop instead of days on a GPU.
+    /// [`Config::hour`], smaller: minutes on a laptop.
     pub fn quick(placement: Placement) -> Self {
         Config {
             image: 32,
+            view: Some(16),
             conv1: 4,
             conv2: 8,
             features: 128,
@@ -244,6 +245,7 @@ impl Config {
             samples: 50,
             components: 10,
             strokes: 5,
+            stop: Stop::Exact,
             baseline_hidden: 128,
             dropout: 0.0,
             ..Config::paper(placement)

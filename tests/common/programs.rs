@@ -12,6 +12,7 @@ use std::{
 /// The sizes of a model that is trained in no time, as an editor saves them that begins files with a mark.
 pub const TINY: &str = "\u{feff}[model]
 image = 12
+view = 12
 conv1 = 2
 conv2 = 3
 features = 16
@@ -24,6 +25,7 @@ baseline_hidden = 16
 
 [run]
 batch = 2
+decay = 1.0
 ";
 
 /// A program among the examples, which lie beside the folder of this test's executable.
