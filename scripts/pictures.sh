@@ -18,7 +18,7 @@ digits=images:models/digits
 example reconstruct --checkpoint mnist --data $digits --count 6 --out "$scratch/drawn.png"
 example reconstruct --checkpoint mnist --data $digits --count 12 --out "$scratch/strokes.svg"
 for set in omniglot quickdraw; do
-    example reconstruct --checkpoint $set --data images:models/$set --count 8 --out "$scratch/$set.svg"
+    example reconstruct --checkpoint $set --data images:models/$set --count 9 --out "$scratch/$set.svg"
 done
 example generate --checkpoint digits --count 48 --columns 12 --out "$scratch/generated"
 example complete --checkpoint digits --out "$scratch/completed"
