@@ -5,7 +5,7 @@ mod common;
 use clap::Parser;
 use common::{Compute, Screen, say, source};
 use dood::{
-    Error, Observer, Result,
+    Error, Result,
     data::{self, Images, Source},
     eval::classifier::{Judged, Settings, Sizes, Training},
     figures::{HeatCell, Heatmap},

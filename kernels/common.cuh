@@ -22,8 +22,8 @@ struct Table {
     const REAL* at[TABLE];
 };
 
-// Sizes, by value. A kernel takes it as `const __grid_constant__ Sizes`.
-struct Sizes {
+// Sizes, by value. A kernel takes it as `const __grid_constant__ SizeList`.
+struct SizeList {
     int at[SIZES];
 };
 

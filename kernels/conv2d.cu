@@ -3,14 +3,14 @@
 struct Conv {
     int images, ins, h, w, outs, high, wide, stride, padding, rows, columns;
 
-    __device__ __forceinline__ Conv(const Sizes& s)
+    __device__ __forceinline__ Conv(const SizeList& s)
         : images(s.at[0]), ins(s.at[1]), h(s.at[2]), w(s.at[3]), outs(s.at[4]), high(s.at[5]), wide(s.at[6]), stride(s.at[7]),
           padding(s.at[8]), rows(s.at[9]), columns(s.at[10]) {}
 };
 
 // One thread per result.
 KERNEL __launch_bounds__(256) conv2d_fwd(const REAL* __restrict__ x, const REAL* __restrict__ w, const REAL* __restrict__ b,
-                                         REAL* __restrict__ y, int n, const __grid_constant__ Sizes sizes) {
+                                         REAL* __restrict__ y, int n, const __grid_constant__ SizeList sizes) {
     Conv s(sizes);
     for (long long i = first_element(); i < n; i += element_stride()) {
         int left = (int)(i % s.columns) * s.stride - s.padding, top = (int)(i / s.columns % s.rows) * s.stride - s.padding;
@@ -29,7 +29,7 @@ KERNEL __launch_bounds__(256) conv2d_fwd(const REAL* __restrict__ x, const REAL*
 
 // One thread per element of dx, which collects from the results that it contributed to.
 KERNEL __launch_bounds__(256) conv2d_bwd_input(const REAL* __restrict__ w, const REAL* __restrict__ dy, REAL* __restrict__ dx, int add_dx,
-                                               int n, const __grid_constant__ Sizes sizes) {
+                                               int n, const __grid_constant__ SizeList sizes) {
     Conv s(sizes);
     for (long long i = first_element(); i < n; i += element_stride()) {
         int column = (int)(i % s.w) + s.padding, row = (int)(i / s.w % s.h) + s.padding, c = (int)(i / s.w / s.h % s.ins);
@@ -50,7 +50,7 @@ KERNEL __launch_bounds__(256) conv2d_bwd_input(const REAL* __restrict__ w, const
 
 // One block per element of dw.
 KERNEL __launch_bounds__(256) conv2d_bwd_weights(const REAL* __restrict__ x, const REAL* __restrict__ dy, REAL* __restrict__ dw, int add_dw,
-                                                 const __grid_constant__ Sizes sizes) {
+                                                 const __grid_constant__ SizeList sizes) {
     Conv s(sizes);
     int i = blockIdx.x, q = i % s.wide, r = i / s.wide % s.high, c = i / s.wide / s.high % s.ins, o = i / s.wide / s.high / s.ins;
     long long places = (long long)s.rows * s.columns;
@@ -67,7 +67,7 @@ KERNEL __launch_bounds__(256) conv2d_bwd_weights(const REAL* __restrict__ x, con
 
 // One block per element of db.
 KERNEL __launch_bounds__(256) conv2d_bwd_bias(const REAL* __restrict__ dy, REAL* __restrict__ db, int add_db,
-                                              const __grid_constant__ Sizes sizes) {
+                                              const __grid_constant__ SizeList sizes) {
     Conv s(sizes);
     int o = blockIdx.x;
     long long places = (long long)s.rows * s.columns;

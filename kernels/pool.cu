@@ -3,13 +3,13 @@
 struct Windows {
     int h, w, rows, columns, size, stride, padding;
 
-    __device__ __forceinline__ Windows(const Sizes& s)
+    __device__ __forceinline__ Windows(const SizeList& s)
         : h(s.at[0]), w(s.at[1]), rows(s.at[2]), columns(s.at[3]), size(s.at[4]), stride(s.at[5]), padding(s.at[6]) {}
 };
 
 // x [planes, h, w] -> y [planes, rows, columns]; what lies outside of a plane counts as 0.
 KERNEL __launch_bounds__(256) average_pool_fwd(const REAL* __restrict__ x, REAL* __restrict__ y, int n,
-                                               const __grid_constant__ Sizes sizes, REAL share) {
+                                               const __grid_constant__ SizeList sizes, REAL share) {
     Windows s(sizes);
     for (long long i = first_element(); i < n; i += element_stride()) {
         const REAL* plane = x + i / s.columns / s.rows * s.h * s.w;
@@ -23,7 +23,7 @@ KERNEL __launch_bounds__(256) average_pool_fwd(const REAL* __restrict__ x, REAL*
 
 // at [planes, rows, columns]: which pixel of its window the largest is, the first of several.
 KERNEL __launch_bounds__(256) max_pool_fwd(const REAL* __restrict__ x, REAL* __restrict__ y, REAL* __restrict__ at, int n,
-                                           const __grid_constant__ Sizes sizes) {
+                                           const __grid_constant__ SizeList sizes) {
     Windows s(sizes);
     for (long long i = first_element(); i < n; i += element_stride()) {
         const REAL* plane = x + i / s.columns / s.rows * s.h * s.w;
@@ -44,7 +44,7 @@ KERNEL __launch_bounds__(256) max_pool_fwd(const REAL* __restrict__ x, REAL* __r
 
 // A pixel collects from all windows that it lies in: of the means (`at` is null) its share of each, else all of those whose largest it is.
 KERNEL __launch_bounds__(256) pool_bwd(const REAL* __restrict__ at, const REAL* __restrict__ dy, REAL* __restrict__ dx, int add_dx, int n,
-                                       const __grid_constant__ Sizes sizes, REAL share) {
+                                       const __grid_constant__ SizeList sizes, REAL share) {
     Windows s(sizes);
     for (long long i = first_element(); i < n; i += element_stride()) {
         long long plane = i / s.w / s.h * s.rows * s.columns;

@@ -486,7 +486,11 @@ mod tests {
         let mut training = Training::new(SIZES, settings(), &device).unwrap();
         let before = training.classifier.judge(&images, &Silent).unwrap().accuracy();
         let mut epochs = 0;
-        training.run(&images, &Silent, |_| Ok(epochs += 1)).unwrap();
+        let each_epoch = |_: &Training| {
+            epochs += 1;
+            Ok(())
+        };
+        training.run(&images, &Silent, each_epoch).unwrap();
         let judged = training.classifier.judge(&images, &Silent).unwrap();
         assert!(before < 0.8 && judged.accuracy() > 0.97, "{before} {judged:?}");
         assert_eq!((epochs, training.updates()), (4, 32));

@@ -20,10 +20,10 @@ unsafe impl DeviceRepr for Pointers {}
 
 /// Sizes, as a kernel gets them.
 #[repr(transparent)]
-struct Sizes([i32; SIZES]);
+struct SizeList([i32; SIZES]);
 
-// SAFETY: `Sizes` in kernels/common.cuh has the same layout.
-unsafe impl DeviceRepr for Sizes {}
+// SAFETY: `SizeList` in kernels/common.cuh has the same layout.
+unsafe impl DeviceRepr for SizeList {}
 
 /// A kernel on the card.
 pub(super) struct Loaded {
@@ -61,8 +61,9 @@ impl Gpu {
         let pointers =
             |arg: &Arg| if let Arg::Table(spans) = arg { Some(Pointers(spans.map(|s| s.address))) } else { None };
         let tables: Vec<Pointers> = args.iter().filter_map(pointers).collect();
-        let sizes = args.iter().filter_map(|arg| if let Arg::Sizes(sizes) = arg { Some(Sizes(*sizes)) } else { None });
-        let sizes: Vec<Sizes> = sizes.collect();
+        let sizes =
+            args.iter().filter_map(|arg| if let Arg::Sizes(sizes) = arg { Some(SizeList(*sizes)) } else { None });
+        let sizes: Vec<SizeList> = sizes.collect();
         let (mut tables, mut sizes) = (tables.iter(), sizes.iter());
         let mut builder = self.stream.launch_builder(&function);
         for (arg, single) in args.iter().zip(&single) {

@@ -38,7 +38,7 @@ pub(crate) enum Arg {
     Word(u32),
     /// `const __grid_constant__ Table`: inputs whose number is known at run time; the places beyond them are null pointers.
     Table([Span; TABLE]),
-    /// `const __grid_constant__ Sizes`: more sizes than one wants to name one by one; zeros in the places beyond them.
+    /// `const __grid_constant__ SizeList`: more sizes than one wants to name one by one; zeros in the places beyond them.
     Sizes([i32; SIZES]),
     /// `u64`.
     Wide(u64),
@@ -80,7 +80,7 @@ impl Arg {
             Arg::Int(_) => "int",
             Arg::Word(_) => "unsigned",
             Arg::Table(_) => "const __grid_constant__ Table",
-            Arg::Sizes(_) => "const __grid_constant__ Sizes",
+            Arg::Sizes(_) => "const __grid_constant__ SizeList",
             Arg::Wide(_) => "u64",
             Arg::Real(_) => "REAL",
         }
