@@ -6,19 +6,18 @@ use clap::Parser;
 use common::{Compute, Reading, Screen, beside, generation::Generation, say, source, word};
 use dood::{
     Error, Result, checkpoint,
-    data::{self, DataSet, Images, Source},
+    data::{self, Images, Source},
     eval::{
-        Drawn,
+        Drawn, Token,
         classifier::Classifier,
-        cluster::Points,
-        frechet::{Gaussian, at_side, diversity, features, frechet},
+        frechet::{Exemplars, Gaussian, OfClass, as_images, at_side, exemplars, features, frechet, picked},
         gallery,
         one_shot::statistics::Share,
         transfer::Trained,
     },
     figures::{HeatCell, Heatmap},
     files::{self, quoted, sha256, write_atomically},
-    measure::{pixels, spread},
+    measure::spread,
     rng::Rng,
 };
 use serde::{Deserialize, Serialize};
@@ -61,7 +60,7 @@ struct Arguments {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     runs: u16,
     /// Exemplars of each image; 0 for none, also where the set has other classes than the classifier
-    #[arg(long, default_value_t = 10, value_parser = exemplars)]
+    #[arg(long, default_value_t = 10, value_parser = several)]
     exemplars: usize,
     /// Test images of every class that exemplars are drawn of
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -82,7 +81,7 @@ struct Arguments {
     compute: Compute,
 }
 
-fn exemplars(text: &str) -> Result<usize, String> {
+fn several(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(1) | Err(_) => Err("choose 0, or 2 and more".into()),
         Ok(count) => Ok(count),
@@ -115,19 +114,6 @@ impl Generated {
         self.mean = (n > 0.0).then_some(mean);
         self.std = (n > 1.0).then(|| variance.sqrt());
     }
-}
-
-/// Exemplars of the images of one class.
-#[derive(Clone, Debug, Serialize)]
-struct OfClass {
-    class: usize,
-    recognised: Share,
-    /// Of the features of one image's exemplars, the mean over images.
-    spread: f64,
-    /// The same of all training images of the class.
-    spread_of_images: f64,
-    /// The one divided by the other.
-    diversity: f64,
 }
 
 fn measure(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
@@ -196,7 +182,7 @@ fn measure(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     };
     for run in generated.distances.len()..arguments.runs.into() {
         let drawn = draw(run)?;
-        let points = features(&classifier, &at_side(&as_images(&drawn, model_side, None), side), screen)?;
+        let points = features(&classifier, &at_side(&as_images(&drawn, model_side), side), screen)?;
         generated.distances.push(frechet(&Gaussian::of(&points), &train));
         generated.sum_up();
         save(&generated, &mut about)?;
@@ -214,8 +200,18 @@ fn measure(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
             let right = (0..judged.counts.len()).map(|class| judged.counts[class][class] as usize).sum::<usize>();
             about["classifier"]["accuracy"] =
                 serde_json::to_value(Share::of((0..set.test.len()).map(|i| i < right))).expect("plain data");
-            let (classes, pictures) = of_classes(&arguments, &opened, &classifier, &set, screen)?;
-            let map = table(&classes, &pictures, &arguments.source);
+            let token = match arguments.token {
+                Law::Paper => Token::PAPER,
+                Law::Reference => Token::REFERENCE,
+            };
+            let how = Exemplars {
+                token,
+                images: arguments.images.into(),
+                each: arguments.exemplars,
+                particles: arguments.particles.into(),
+            };
+            let classes = exemplars((&opened.artist, &classifier), &set, &how, Rng::new(seed, 0), screen)?;
+            let map = table(&classes, &arguments.source);
             for end in [".png", ".svg"] {
                 map.write(&beside(out, end))?;
                 say!("Written: {}", quoted(beside(out, end)));
@@ -281,100 +277,22 @@ fn known(path: &std::path::Path, about: &Value) -> Result<Generated> {
     serde_json::from_value(before["generated"].clone()).map_err(|_| wrong("it is damaged"))
 }
 
-/// Some of the images.
-fn picked(images: &Images, which: &[usize]) -> Images {
-    Images {
-        side: images.side,
-        pixels: which.iter().flat_map(|&i| images.image(i)).copied().collect(),
-        labels: images.labels.as_ref().map(|labels| which.iter().map(|&i| labels[i]).collect()),
-    }
-}
-
-fn as_images<'d>(drawn: impl IntoIterator<Item = &'d Drawn>, side: usize, labels: Option<Vec<u16>>) -> Images {
-    let pixels = drawn.into_iter().flat_map(|one| one.canvas()).map(|&ink| (255.0 * ink.clamp(0.0, 1.0)).round() as u8);
-    Images { side, pixels: pixels.collect(), labels }
-}
-
-/// An image, and exemplars of it.
-type Pictures = Vec<Vec<f32>>;
-
-/// Exemplars of test images of every class, with some to be shown.
-fn of_classes(
-    arguments: &Arguments,
-    opened: &common::generation::Opened,
-    classifier: &Classifier,
-    set: &DataSet,
-    screen: &Screen,
-) -> Result<(Vec<OfClass>, Vec<Pictures>)> {
-    let labels = |images: &Images| images.labels.clone().expect("the classifier has judged them");
-    let (known, tested, side) = (labels(&set.train), labels(&set.test), classifier.sizes.side);
-    let of = |labels: &[u16], class: usize| {
-        (0..labels.len()).filter(|&i| usize::from(labels[i]) == class).collect::<Vec<usize>>()
-    };
-    let each = arguments.exemplars;
-    let classes: Vec<(usize, Vec<usize>)> = (0..classifier.sizes.classes)
-        .map(|class| (class, of(&tested, class)))
-        .filter(|(_, images)| !images.is_empty())
-        .map(|(class, images)| {
-            let chosen = spread(arguments.images.into(), images.len());
-            (class, chosen.into_iter().map(|i| images[i]).collect())
-        })
-        .collect();
-    let which: Vec<usize> = classes.iter().flat_map(|(_, images)| images).copied().collect();
-    let x = pixels(&set.test, which.iter().copied(), opened.artist.params.device());
-    let token = match arguments.token {
-        Law::Paper => dood::eval::Token::PAPER,
-        Law::Reference => dood::eval::Token::REFERENCE,
-    };
-    let rng = Rng::new(arguments.generation.seed, 0);
-    let drawn = opened.artist.vary(&x, &token, (each, arguments.particles.into()), rng, screen)?;
-    let answers: Vec<u16> = which.iter().flat_map(|&i| vec![tested[i]; each]).collect();
-    let images = as_images(drawn.iter().flat_map(|row| &row.drawn), set.test.side, Some(answers.clone()));
-    let seen = at_side(&images, side);
-    let points = features(classifier, &seen, screen)?;
-    let scores = classifier.scores(&pixels(&seen, 0..seen.len(), classifier.params.device()), screen)?;
-    let first_best =
-        |scores: &[f32]| (0..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best });
-    let guesses: Vec<usize> = scores.chunks(classifier.sizes.classes).map(first_best).collect();
-    let right: Vec<bool> = guesses.iter().zip(&answers).map(|(&guess, &answer)| guess == usize::from(answer)).collect();
-
-    let (mut found, mut first) = (vec![], 0);
-    let mut pictures: Vec<Pictures> = vec![];
-    for (class, images) in &classes {
-        let rows = first..first + images.len();
-        let spreads = rows.clone().map(|row| {
-            let exemplars: Vec<usize> = (row * each..(row + 1) * each).collect();
-            diversity(&points.pick(&exemplars)).expect("two or more")
-        });
-        let spread_here = spreads.sum::<f64>() / images.len() as f64;
-        let own = picked(&set.train, &of(&known, *class));
-        let own: Points = features(classifier, &at_side(&picked(&own, &spread(1000, own.len())), side), screen)?;
-        let spread_of_images = diversity(&own).unwrap_or(f64::NAN);
-        found.push(OfClass {
-            class: *class,
-            recognised: Share::of(right[rows.start * each..rows.end * each].iter().copied()),
-            spread: spread_here,
-            spread_of_images,
-            diversity: spread_here / spread_of_images,
-        });
-        let row = &drawn[first];
-        pictures
-            .push(row.lead.iter().cloned().chain(row.drawn.iter().take(8).map(|one| one.canvas().to_vec())).collect());
-        first = rows.end;
-    }
-    Ok((found, pictures))
-}
-
 /// A row per class: an image and exemplars of it, how many are recognised, how they differ.
-fn table<'p>(classes: &[OfClass], pictures: &'p [Pictures], source: &Source) -> Heatmap<'p> {
+fn table<'c>(classes: &'c [OfClass], source: &Source) -> Heatmap<'c> {
     let most = classes.len().min(50);
-    let cell = |(class, pictures): (&OfClass, &'p Pictures)| HeatCell {
+    let cell = |class: &'c OfClass| HeatCell {
         value: Some(100.0 * class.recognised.share),
         lines: vec![
             format!("{:.0} % recognised", 100.0 * class.recognised.share),
             format!("diversity {:.2}", class.diversity),
         ],
-        pictures: pictures.iter().map(Vec::as_slice).collect(),
+        pictures: class
+            .shown
+            .lead
+            .iter()
+            .map(Vec::as_slice)
+            .chain(class.shown.drawn.iter().take(8).map(Drawn::canvas))
+            .collect(),
         bars: vec![],
     };
     Heatmap {
@@ -382,7 +300,7 @@ fn table<'p>(classes: &[OfClass], pictures: &'p [Pictures], source: &Source) -> 
         corner: "class:".into(),
         columns: vec![HeatCell { lines: vec!["image, and exemplars of it".into()], ..HeatCell::default() }],
         rows: classes[..most].iter().map(|class| vec![class.class.to_string()]).collect(),
-        cells: classes[..most].iter().zip(pictures).map(|one| vec![cell(one)]).collect(),
+        cells: classes[..most].iter().map(|class| vec![cell(class)]).collect(),
         notes: vec!["Diversity: the spread of features, 1 being that of the images of the class.".into()],
     }
 }
@@ -396,7 +314,7 @@ fn rows(generated: &Generated, test_images: Option<f64>, classes: &[OfClass]) ->
     if let Some(distance) = test_images {
         let _ = writeln!(text, "distance_of_test_images,,,{distance}");
     }
-    for OfClass { class, recognised, spread, spread_of_images, diversity } in classes {
+    for OfClass { class, recognised, spread, spread_of_images, diversity, .. } in classes {
         for (what, value) in [
             ("recognised", recognised.share),
             ("spread_of_exemplars", *spread),
