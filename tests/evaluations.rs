@@ -148,7 +148,8 @@ fn drawings_are_as_far_from_images_as_the_classifier_sees_them() {
     refused(&frechet(&["--resume", "--seed", "1"]), 2, &["another model, classifier, set, seed"]);
     fs::write(&seen, "nothing").unwrap();
     refused(&frechet(&[]), 1, &["cannot be used as a classifier"]);
-    refused(&frechet(&["--exemplars", "1"]), 2, &["choose 0, or 2 and more"]);
+    let one = ["--classifier", "seen.safetensors", "--exemplars", "1"];
+    refused(&on_set("frechet", &out, &one), 2, &["choose 0, or 2 and more"]);
 }
 
 #[test]
