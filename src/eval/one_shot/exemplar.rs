@@ -483,8 +483,12 @@ mod tests {
             let found = scores(&artist, &run(), &SMALL, Rng::new(1, 0), &Silent).unwrap();
             assert!(found.len() == 9 && found.iter().all(|score| score.is_finite()), "{found:?}");
             let x = pixels(&run().query, 0..3, &device);
-            let parsed = parse(&artist, &x, &SMALL, Rng::new(1, 0), &Silent).unwrap();
-            let triples: Vec<(usize, &Drawing)> = parsed.iter().map(|p| &p.parses[0].0).enumerate().collect();
+            // Of several parses those with the most strokes: there has to be something to move.
+            let several = Protocol { parses: 8, particles: 1, ..SMALL };
+            let parsed = parse(&artist, &x, &several, Rng::new(1, 0), &Silent).unwrap();
+            let longest = |p: &Parsed| (0..8).max_by_key(|&k| p.parses[k].0.strokes.len()).unwrap();
+            let triples: Vec<(usize, &Drawing)> = parsed.iter().map(|p| &p.parses[longest(p)].0).enumerate().collect();
+            assert!(triples.iter().any(|(_, drawing)| !drawing.strokes.is_empty()));
             for preset in [Preset::Reference, Preset::Improved] {
                 let block = Block::of(&artist, &x, &triples, preset);
                 let d = artist.model.config.stroke_dim();
