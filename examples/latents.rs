@@ -151,7 +151,7 @@ fn latents(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     write_atomically(&common::beside(out, ".json"), |file| writeln!(file, "{about:#}"))?;
     let text = rows(&which[1], &answers, &fitted.guesses);
     write_atomically(&common::beside(out, ".csv"), |file| file.write_all(text.as_bytes()))?;
-    let title = format!("{} on {word}: {:.1} % of {} test images", trained.learned_from, 100.0 * right.share, right.of);
+    let title = format!("{} on {word}: {:.1} % of {} test images", trained.name(), 100.0 * right.share, right.of);
     let table = confusion(&answers, &fitted.guesses, classes, &title);
     [".png", ".svg"].into_iter().try_for_each(|end| table.write(&common::beside(out, end)))?;
     plot_svg(&common::beside(out, "-learning.svg"), &title, &learning(&fitted))?;
@@ -162,7 +162,7 @@ fn latents(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let [share, low, high, best] = [share, low, high, best.accuracy].map(|v| 100.0 * v);
     say!(
         "A linear layer on the latents of {} finds the class of {of} test images of {}:",
-        trained.learned_from,
+        trained.name(),
         arguments.source
     );
     say!("  in the end          {share:5.1} %  ({low:.1} to {high:.1})");

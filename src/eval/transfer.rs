@@ -96,7 +96,7 @@ impl Trained {
     }
 
     /// The name of its file, or of the run's folder that has it.
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         let path = Path::new(&self.path);
         let stem = path.file_stem().unwrap_or_default().display().to_string();
         let folder = path.parent().and_then(Path::file_name).filter(|_| stem.starts_with("checkpoint-"));

@@ -19,7 +19,7 @@ p{max-width:46rem}a{color:var(--mark)}.soft{color:var(--soft)}
 caption{text-align:left;font-weight:600;padding:.3rem 0}th,td{padding:.3rem .7rem;border-bottom:1px solid var(--rule);text-align:left}
 td:first-child,th:first-child{min-width:8.5rem}td:not(:first-child){white-space:nowrap}tr.ours{background:var(--tint)}tr.ours td:first-child{font-weight:600}
 tr.published td,tr.missing td{color:var(--soft)}tr.missing td{font-style:italic}
-code{font:.85em/1.4 ui-monospace,monospace;overflow-wrap:anywhere}td code{white-space:normal;display:block;min-width:18rem}
+code{font:.85em/1.4 ui-monospace,monospace;overflow-wrap:anywhere}td code{white-space:normal;display:block}td:nth-child(2) code{min-width:18rem}
 figure{margin:1.2rem 0}figcaption{color:var(--soft);font-size:.9rem}figure img{max-width:100%;height:auto;background:#fff;border:1px solid var(--rule)}
 nav ul{padding-left:1.2rem}
 @media print{:root{--ink:#000;--soft:#444;--paper:#fff;--rule:#bbb;--tint:#f3f3f3}body{max-width:none;font-size:9pt}

@@ -61,6 +61,15 @@ fn text(value: &Value, path: &str) -> String {
     }
 }
 
+/// What a set is called: of a public one the place is no matter.
+fn data(value: &Value) -> String {
+    let source = text(value, "/data");
+    match source.split_once(':') {
+        Some((set, _)) if SETS.contains(&set) => set.to_owned(),
+        _ => source,
+    }
+}
+
 fn number(value: &Value, path: &str) -> Option<f64> {
     value.pointer(path)?.as_f64()
 }
@@ -274,7 +283,7 @@ fn evaluate(files: &[&Found]) -> Section {
         let ends = (value.pointer("/all_ends") == Some(&Value::Bool(true))).then(|| ", all ends".to_owned());
         ours(vec![
             [one.name(), refine.unwrap_or_default(), ends.unwrap_or_default()].concat(),
-            text(value, "/data"),
+            data(value),
             format!("{} of {}", text(value, "/images"), text(value, "/images_in_split")),
             text(value, "/particles"),
             estimate("bound"),
@@ -370,7 +379,7 @@ fn clusters(files: &[&Found]) -> Section {
         for clusters in list(&one.value, "/clusters") {
             let silhouette = number(clusters, "/silhouette").map_or("–".into(), three);
             let (k, strokes) = (text(clusters, "/k"), text(&one.value, "/strokes"));
-            rows.push(ours(vec![one.name(), text(&one.value, "/data"), strokes, k, silhouette]));
+            rows.push(ours(vec![one.name(), data(&one.value), strokes, k, silhouette]));
         }
         figures.extend(one.figure(&[".svg"], &format!("{}: a map of strokes (Fig. 5)", one.name())));
         figures.extend(
@@ -406,12 +415,12 @@ fn frechet(files: &[&Found]) -> Section {
     let (mut distances, mut exemplars, mut figures) = (vec![], vec![], vec![]);
     for one in files {
         let value = &one.value;
-        let (data, learned) = (text(value, "/data"), text(value, "/learned_from"));
+        let (set, learned) = (data(value), text(value, "/learned_from"));
         let mut row = |what: &str, distance: Option<f64>, std: Option<f64>| {
             distances.push(ours(vec![
                 one.name(),
                 learned.clone(),
-                data.clone(),
+                set.clone(),
                 what.into(),
                 with(distance, std, three),
             ]));
@@ -422,7 +431,7 @@ fn frechet(files: &[&Found]) -> Section {
             exemplars.push(ours(vec![
                 one.name(),
                 learned,
-                data,
+                set,
                 number(value, "/exemplars/recognised/share").map_or("–".into(), percent),
                 number(value, "/exemplars/diversity").map_or("–".into(), three),
                 number(value, "/classifier/accuracy/share").map_or("–".into(), percent),
@@ -486,7 +495,7 @@ fn latents(files: &[&Found]) -> Section {
         rows.push(ours(vec![
             one.name(),
             text(value, "/learned_from"),
-            text(value, "/data"),
+            data(value),
             format!("{} updates at {}", text(value, "/protocol/updates"), text(value, "/protocol/rate")),
             format!("{} ({} to {})", part("/accuracy/share"), part("/accuracy/low"), part("/accuracy/high")),
             part("/best/accuracy"),

@@ -43,7 +43,7 @@ fn folder() -> tempfile::TempDir {
     );
     write(
         "frechet.json",
-        json!({ "format": "dood-frechet", "version": 1, "command": "frechet", "checkpoint": "f", "sha256": "cc", "seed": 2, "data": "mnist",
+        json!({ "format": "dood-frechet", "version": 1, "command": "frechet", "checkpoint": "f", "sha256": "cc", "seed": 2, "data": "mnist:/some/where",
                 "learned_from": "mnist", "generated": { "mean": 1.5, "std": 0.25 }, "test_images": 0.125,
                 "exemplars": { "recognised": share, "diversity": 0.9 }, "classifier": { "accuracy": share } }),
     );
