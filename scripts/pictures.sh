@@ -17,6 +17,9 @@ example train --data "$data" --steps "$steps" --iwae 0 --out "$scratch/run"
 digits=images:models/digits
 example reconstruct --checkpoint mnist --data $digits --count 6 --out "$scratch/drawn.png"
 example reconstruct --checkpoint mnist --data $digits --count 12 --out "$scratch/strokes.svg"
+for set in omniglot quickdraw; do
+    example reconstruct --checkpoint $set --data images:models/$set --count 9 --out "$scratch/$set.svg"
+done
 example generate --checkpoint digits --count 48 --columns 12 --out "$scratch/generated"
 example complete --checkpoint digits --out "$scratch/completed"
 example vary --checkpoint mnist --data $digits --count 4 --exemplars 8 --out "$scratch/varied"
@@ -29,6 +32,7 @@ fi
 cp "$scratch/run/metrics.svg" docs/metrics.svg
 cp "$scratch/drawn.png" docs/reconstruction.png
 cp "$scratch/strokes.svg" docs/strokes.svg
+cp "$scratch/omniglot.svg" "$scratch/quickdraw.svg" docs/
 cp "$scratch/generated.png" docs/generated.png
 cp "$scratch/completed.png" docs/completed.png
 cp "$scratch/varied.png" docs/varied.png

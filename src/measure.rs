@@ -218,8 +218,15 @@ pub(crate) fn draw(
                 let x = x.reshape(&[&[rows], &images.shape()[1..]].concat());
                 let noise = Noise::for_strokes(model, device, (strokes, rows), Rng::new(rng.seed, pass_number));
                 let hold = protocol.ends == Ends::All;
-                let pass =
-                    Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, hold, watch: false };
+                let pass = Pass {
+                    noise,
+                    dropout: Dropout::Off,
+                    skip_stopped: true,
+                    baseline: false,
+                    hold,
+                    watch: false,
+                    copies: particles,
+                };
                 let tape = Tape::eval(params);
                 let moved = moves.as_ref().map(|moves| moves.of(&tape, (first - block.start, count), particles));
                 let steps = model.recognise_moved(&tape, &x, &pass, moved.unwrap_or_default());

@@ -100,8 +100,9 @@ fn imagine(model: &Model, params: &Params, start: &State<Tensor>, noise: &Noise)
     Drawings::of(model, &steps, None, start)
 }
 
-fn recognise(model: &Model, params: &Params, x: &Tensor, noise: Noise) -> Drawings {
-    let pass = Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, hold: false, watch: false };
+fn recognise(model: &Model, params: &Params, x: &Tensor, noise: Noise, copies: usize) -> Drawings {
+    let pass =
+        Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, hold: false, watch: false, copies };
     let tape = Tape::eval(params);
     let steps = model.recognise(&tape, x, &pass);
     Drawings::of(model, &steps, Some(x), &model.blank(params.device(), x.shape()[0]))
@@ -116,6 +117,27 @@ fn same(what: &str, a: &[f64], b: &[f64]) {
 
 fn numbers(each: &Each<Tensor>) -> Vec<f64> {
     [&each.onoff, &each.layout, &each.stroke].iter().flat_map(|x| x.to_f64()).collect()
+}
+
+#[test]
+fn copies_of_an_image_are_drawn_as_if_nobody_knew_that_they_are_copies() {
+    const IMAGES: usize = 2;
+    const COPIES: usize = 3;
+    for variant in Variant::ALL {
+        let (model, params) = model(variant);
+        let device = params.device();
+        let pixels: Vec<f64> = (0..IMAGES * SIDE * SIDE).map(|i| (i * 7 % 11) as f64 / 11.0).collect();
+        let images = Tensor::from_f64(device, &[IMAGES, SIDE, SIDE], &pixels);
+        let x = Tensor::stack(&vec![images; COPIES]).reshape(&[IMAGES * COPIES, SIDE, SIDE]);
+        let noise = Noise::for_strokes(&model, device, (STROKES, IMAGES * COPIES), Rng::new(5, 1));
+        let [known, unknown] = [COPIES, 1].map(|copies| recognise(&model, &params, &x, noise.clone(), copies));
+        same(&format!("{variant}: latents"), &numbers(&known.z), &numbers(&unknown.z));
+        same(&format!("{variant}: log q"), &numbers(&known.logq), &numbers(&unknown.logq));
+        same(&format!("{variant}: canvases"), &known.canvases.to_f64(), &unknown.canvases.to_f64());
+        let layouts = known.z.layout.to_f64();
+        let alike = layouts[..4 * IMAGES] == layouts[4 * IMAGES..8 * IMAGES];
+        assert!(!alike, "copies have noise of their own");
+    }
 }
 
 #[test]
@@ -143,7 +165,7 @@ fn what_was_recognised_is_scored_alike_and_drawn_alike() {
         let n = 12;
         let x = Rng::new(5, 0).uniform_tensor(params.device(), Stream(0), &[n, SIDE, SIDE]);
         let noise = Noise::draw(&model, params.device(), n, Rng::new(4, 0));
-        let drawn = recognise(&model, &params, &x, noise);
+        let drawn = recognise(&model, &params, &x, noise, 1);
         let tape = Tape::eval(&params);
         let steps = model.score(&tape, Scorer::Prior, Some(&x), &drawn.z, None).unwrap();
         let scored = Drawings::of(&model, &steps, Some(&x), &model.blank(params.device(), n));
@@ -281,7 +303,7 @@ fn geweke(variant: Variant, log_weight: impl Fn(&Drawings) -> Vec<f64>) -> (f64,
         // The weight of the present latents under q: they are scored by both laws.
         let present = score_both(&model, params, &x, &now);
         let noise = Noise::for_strokes(&model, device, (STROKES, CHAINS), Rng::new(300, turn));
-        let proposal = recognise(&model, params, &x, noise);
+        let proposal = recognise(&model, params, &x, noise, 1);
         let (old, new) = (log_weight(&present), log_weight(&proposal));
         let u = |i: usize| Rng::new(400, turn).uniform(Stream(0), i).max(1e-300).ln();
         let take: Vec<bool> = (0..CHAINS).map(|i| u(i) < new[i] - old[i]).collect();

@@ -93,7 +93,15 @@ fn pass(model: &Model, device: &Device, batch: usize, dropout: Dropout, skip_sto
         onoff_u: Tensor::from_f64(device, &[t, batch], &u),
         ..Noise::draw(model, device, batch, Rng::new(6, model.config.variant as u64))
     };
-    Pass { noise, dropout, skip_stopped, baseline: true, hold: model.config.stop == Stop::Exact, watch: false }
+    Pass {
+        noise,
+        dropout,
+        skip_stopped,
+        baseline: true,
+        hold: model.config.stop == Stop::Exact,
+        watch: false,
+        copies: 1,
+    }
 }
 
 fn given_masks(model: &Model, device: &Device) -> Dropout {

@@ -1,4 +1,5 @@
-//! What both benches read from the command line.
+//! What the benches read from the command line.
+#![allow(dead_code)]
 
 use dood::{Device, MathMode};
 use std::{fmt::Debug, str::FromStr};

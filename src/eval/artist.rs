@@ -88,8 +88,15 @@ impl Artist {
     /// One drawing of each image x `[N, H, W]` in at most `strokes` strokes; q chooses and p scores.
     pub fn recognise(&self, x: &Tensor, strokes: usize, rng: Rng) -> Result<Drawings> {
         let noise = Noise::for_strokes(&self.model, self.device(), (strokes, x.shape()[0]), rng);
-        let pass =
-            Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, hold: false, watch: false };
+        let pass = Pass {
+            noise,
+            dropout: Dropout::Off,
+            skip_stopped: true,
+            baseline: false,
+            hold: false,
+            watch: false,
+            copies: 1,
+        };
         let tape = Tape::eval(&self.params);
         let steps = self.model.recognise(&tape, x, &pass);
         let start = self.model.blank(self.device(), x.shape()[0]);

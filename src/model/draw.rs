@@ -28,6 +28,8 @@ pub struct Pass {
     pub hold: bool,
     /// Keep all values of every step by their names ([`Step::trace`]), and ask the tape to keep their gradients.
     pub watch: bool,
+    /// How often the images repeat: all of them, one time after the other. What looks alike in all copies is then looked at once.
+    pub copies: usize,
 }
 
 /// One stroke, and where the drawing stands after it. Log densities are masked: 0 once the drawing has stopped.
@@ -291,6 +293,7 @@ impl Model {
             dropout: pass.dropout.clone(),
             skip_stopped: pass.skip_stopped,
             watch: pass.watch,
+            copies: pass.copies,
             moved,
             ..self.scene(tape, Some(x))
         };
@@ -388,6 +391,7 @@ impl Model {
             dropout: Dropout::Off,
             skip_stopped: true,
             watch: false,
+            copies: 1,
             moved: Moved::default(),
             eps: self.config.bernoulli_eps,
         }

@@ -95,6 +95,8 @@ pub(super) struct Scene<'t> {
     pub dropout: Dropout,
     pub skip_stopped: bool,
     pub watch: bool,
+    /// How often the target images repeat.
+    pub copies: usize,
     /// What is added to the networks' raw outputs.
     pub moved: Moved<'t>,
     /// Clamp inside log probabilities of on/off.
@@ -178,6 +180,10 @@ impl Eyes {
     /// One product for all calls of one network.
     fn look_with(&self, cnn: &Cnn, view: &mut View, calls: &[Call], live: Option<&Tensor>) {
         let (scene, n, live) = (view.scene, view.canvas.shape()[0], live.filter(|_| view.scene.skip_stopped));
+        // Until the first choice is made all copies of an image look alike.
+        let alike = view.t == 0 && calls.iter().all(|call| !call.is_glimpse()) && matches!(scene.dropout, Dropout::Off);
+        let copies = if alike { scene.copies } else { 1 };
+        let live = live.filter(|_| copies == 1);
         let (mut images, mut convolved, mut made) = (vec![], vec![], vec![]);
         for &call in calls {
             let keep = scene.dropout.keep(self.dropout, view.t, call);
@@ -189,7 +195,7 @@ impl Eyes {
             let image = (self.image(call), call.is_glimpse());
             let place = images.iter().position(|&known| known == image).unwrap_or_else(|| {
                 images.push(image);
-                convolved.push(self.convolve(cnn, view, call, live));
+                convolved.push(self.convolve(cnn, view, call, live, n / copies));
                 images.len() - 1
             });
             made.push((call, place, keep));
@@ -200,6 +206,10 @@ impl Eyes {
         let embeddings =
             cnn.embed(&convolved, made.iter().map(|(_, place, keep)| (*place, keep.clone())).collect(), live);
         for ((call, _, keep), embedding) in made.iter().zip(embeddings) {
+            let embedding = match copies {
+                1 => embedding,
+                _ => ops::stack(&vec![embedding; copies]).reshape(&[n, embedding.shape()[1]]),
+            };
             if !self.stays(*call, keep) {
                 view.set(Input::Seen(*call), embedding);
                 continue;
@@ -210,9 +220,19 @@ impl Eyes {
         }
     }
 
-    /// What the convolutions make of the image that `call` is about. That of the target itself is made once in a pass.
-    fn convolve<'t>(&self, cnn: &Cnn, view: &mut View<'_, 't>, call: Call, live: Option<&Tensor>) -> Var<'t> {
-        let image = view.image(self.image(call));
+    /// What the convolutions make of the first `rows` images that `call` is about. That of the target itself is made once in a pass.
+    fn convolve<'t>(
+        &self,
+        cnn: &Cnn,
+        view: &mut View<'_, 't>,
+        call: Call,
+        live: Option<&Tensor>,
+        rows: usize,
+    ) -> Var<'t> {
+        let mut image = view.image(self.image(call));
+        if rows < image.shape()[0] {
+            image = image.rows(0, rows);
+        }
         if call.is_glimpse() {
             let window = view.window.expect("a layout was chosen");
             // Sampled at full size first, so that nothing aliases.

@@ -119,7 +119,7 @@ impl Model {
     /// How a pass is made that the model learns from.
     pub fn lesson(&self, noise: Noise, dropout: Dropout) -> Pass {
         let sampled = self.config.stop == Stop::Nvil;
-        Pass { noise, dropout, skip_stopped: true, baseline: sampled, hold: !sampled, watch: false }
+        Pass { noise, dropout, skip_stopped: true, baseline: sampled, hold: !sampled, watch: false, copies: 1 }
     }
 
     /// The training loss for images x `[B, H, W]` after a pass as [`Model::lesson`] has it.
@@ -197,8 +197,15 @@ impl Model {
     pub fn log_weights(&self, params: &Params, x: &Tensor, particles: usize, noise: Noise) -> Tensor {
         let repeated = Tensor::stack(&vec![x.clone(); particles]);
         let repeated = repeated.reshape(&[&[particles * x.shape()[0]], &x.shape()[1..]].concat());
-        let pass =
-            Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, hold: false, watch: false };
+        let pass = Pass {
+            noise,
+            dropout: Dropout::Off,
+            skip_stopped: true,
+            baseline: false,
+            hold: false,
+            watch: false,
+            copies: 1,
+        };
         let tape = Tape::eval(params);
         let steps = self.recognise(&tape, &repeated, &pass);
         self.log_weight(&repeated, &steps).value().reshape(&[particles, x.shape()[0]])
