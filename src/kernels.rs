@@ -85,6 +85,7 @@ defines! {
 
 /// CUDA C++ with kernels, and what messages call it.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 pub struct Kernels {
     name: &'static str,
     /// That of `kernels/<name>.cu` if there is none.
