@@ -1,6 +1,6 @@
 """Values and gradients of the general ops by PyTorch, in double precision, for tests/torch_ops.rs.
 
-    python tests/torch_ops.py          (PyTorch 2.15, on a CPU; writes tests/fixtures/torch_ops.json)
+    python tests/torch_ops.py          (PyTorch 2.15, on a CPU; writes tests/torch_ops.json)
 
 Every case has random inputs or given ones, the result y, random weights dy, and the gradients of sum(dy * y). Numbers that JSON does not
 know are strings.
@@ -129,7 +129,7 @@ case("layer_norm", lambda x, w, b: F.layer_norm(x, (5,), w, b, 1e-5), (2, 3, 5),
 case("layer_norm", lambda x, w, b: F.layer_norm(x, (1,), w, b, 1e-5), (3, 1), (1,), (1,))
 case("layer_norm", lambda x, w, b: F.layer_norm(x, (4,), w, b, 1e-5), (0, 4), (4,), (4,))
 
-path = pathlib.Path(__file__).parent / "fixtures" / "torch_ops.json"
+path = pathlib.Path(__file__).parent / "torch_ops.json"
 lines = ",\n".join(json.dumps(c, separators=(",", ":"), allow_nan=False) for c in cases)
 path.write_text(f"[\n{lines}\n]\n")
 print(f"{len(cases)} cases, {path.stat().st_size} bytes, PyTorch {torch.__version__}")

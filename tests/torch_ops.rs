@@ -77,7 +77,7 @@ fn distance(found: &[f64], wanted: &[f64]) -> f64 {
 
 /// Checks every case on a device; the number of cases.
 fn check(device: &Device, allowed: f64) -> usize {
-    let text = include_str!("fixtures/torch_ops.json");
+    let text = include_str!("torch_ops.json");
     let cases: Vec<Value> = serde_json::from_str(text).expect("the fixture is JSON");
     let mut failures = vec![];
     for case in &cases {
