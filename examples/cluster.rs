@@ -3,7 +3,7 @@
 mod common;
 
 use clap::Parser;
-use common::{Compute, Reading, Screen, say, source};
+use common::{Compute, Reading, Screen, beside, say, source};
 use dood::{
     Error, Observer, Result,
     checkpoint::{self, Checkpoint},
@@ -11,7 +11,7 @@ use dood::{
     eval::{
         Artist, Brush, Drawing, Stroke,
         cluster::{Clusters, PUBLISHED, Points, UPDATES, k_means, silhouette, tsne},
-        paint,
+        kept, paint,
     },
     figures::{Grid, Mark, Tile, map_svg},
     files::{self, quoted, sha256},
@@ -20,7 +20,11 @@ use dood::{
     rng::Rng,
 };
 use serde_json::json;
-use std::{fmt::Write, path::PathBuf, process::ExitCode};
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// Finds groups among the strokes that a model draws images with, each in its own window: k-means, the silhouette coefficient, and a map
 /// (t-SNE) with the curves drawn on it (Fig. 5 of the paper).
@@ -32,7 +36,7 @@ Examples:
 
 It draws training images once each until it has enough strokes. strokes.json has the numbers with everything they depend on, strokes.csv
 a row per stroke with its cluster, strokes.png each cluster's centre and some of its strokes from the nearest to the farthest, strokes.svg
-the map. A silhouette is 1 where clusters lie far apart and 0 where they touch; the paper has 0.21 for 8 clusters on MNIST.")]
+the map. The strokes are kept in strokes-drawn.safetensors: work that was stopped goes on with --resume, also to more strokes. A silhouette is 1 where clusters lie far apart and 0 where they touch; the paper has 0.21 for 8 clusters on MNIST.")]
 struct Arguments {
     /// A checkpoint, a run's folder for its newest one, or the name of a model that ships (mnist, …)
     #[arg(long, value_name = "FILE", value_parser = common::checkpoint())]
@@ -57,6 +61,9 @@ struct Arguments {
     /// What is written: OUT.json, OUT.csv, OUT.png and OUT.svg
     #[arg(long, default_value = "cluster", value_name = "OUT")]
     out: PathBuf,
+    /// Go on with what OUT-drawn.safetensors holds
+    #[arg(long)]
+    resume: bool,
     /// Key of the random numbers
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -71,7 +78,11 @@ const EXEMPLARS: usize = 10;
 
 fn cluster(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let out = &arguments.out;
-    common::check_folder_of(out)?;
+    common::check_out(out)?;
+    let kept = beside(out, "-drawn.safetensors");
+    if arguments.resume && !kept.exists() {
+        return Err(Error::Usage(format!("there is no {} to resume from: leave --resume out", quoted(&kept))));
+    }
     let (wanted, show) = (arguments.strokes as usize, usize::from(arguments.show));
     if !arguments.counts.contains(&arguments.show) {
         return Err(Error::Usage(format!("--show {show} is not among the numbers of clusters: add it to --k")));
@@ -86,7 +97,19 @@ fn cluster(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let options = data::Options { download, fit, invert, ..data::Options::new(artist.model.config.image) };
     let images = data::load_or_fetch(&arguments.source, &options, screen)?.train;
 
-    let (strokes, drawn) = collect(&artist, &images, wanted, arguments.seed, screen)?;
+    let about = json!({ "checkpoint": sha256(&bytes), "images": sha256(&images.pixels), "seed": arguments.seed });
+    let mut collected = Collected::new(&artist, about.to_string());
+    if arguments.resume {
+        collected.read(&kept)?;
+    }
+    let done = collected.fill(&artist, &images, wanted, arguments.seed, screen);
+    // What was drawn is kept, however it ended.
+    collected.write(&kept)?;
+    if matches!(done, Err(Error::Stopped)) {
+        say!("What was drawn is in {}; the same command with --resume goes on.", quoted(&kept));
+    }
+    done?;
+    let (strokes, drawn) = collected.first(wanted);
     let most = arguments.counts.iter().map(|&k| usize::from(k)).max().unwrap_or(1);
     if strokes.len() < most {
         return Err(Error::Usage(format!(
@@ -124,14 +147,14 @@ fn cluster(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let names: Vec<String> =
         clusters.sizes().iter().enumerate().map(|(c, n)| format!("cluster {}: {n}", c + 1)).collect();
     let title = format!("{} strokes of {drawn} images, {} of them on the map (t-SNE)", strokes.len(), on_map.len());
-    map_svg(&out.with_extension("svg"), &title, &marks, &names)?;
+    map_svg(&beside(out, ".svg"), &title, &marks, &names)?;
     let mut written = vec!["json", "csv", "svg"];
     if curves {
         gallery(&strokes, clusters).write(&artist, out)?;
         written.push("png");
     }
     let text = rows(&strokes, clusters, &on_map, &map.places);
-    files::write_atomically(&out.with_extension("csv"), |file| file.write_all(text.as_bytes()))?;
+    files::write_atomically(&beside(out, ".csv"), |file| file.write_all(text.as_bytes()))?;
     let of_k = |(clusters, apart): &(Clusters, Option<f64>)| {
         let paper = PUBLISHED.iter().find(|(k, ..)| *k == clusters.centres.len());
         json!({
@@ -143,9 +166,11 @@ fn cluster(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         })
     };
     let about = json!({
-        "command": std::iter::once("cluster".into()).chain(std::env::args_os().skip(1).map(quoted)).collect::<Vec<_>>().join(" "),
+        "format": "dood-cluster",
+        "version": 1,
+        "command": common::command("cluster"),
         "checkpoint": path.to_string_lossy(),
-        "digest": sha256(&bytes),
+        "sha256": sha256(&bytes),
         "data": arguments.source.to_string(),
         "split": "training",
         "seed": arguments.seed,
@@ -155,8 +180,8 @@ fn cluster(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         "clusters": tried.iter().map(of_k).collect::<Vec<_>>(),
         "map": { "strokes": on_map.len(), "divergence": map.divergence },
     });
-    files::write_atomically(&out.with_extension("json"), |file| writeln!(file, "{about:#}"))?;
-    written.iter().for_each(|kind| say!("Written: {}", quoted(out.with_extension(kind))));
+    files::write_atomically(&beside(out, ".json"), |file| writeln!(file, "{about:#}"))?;
+    written.iter().for_each(|kind| say!("Written: {}", quoted(beside(out, &format!(".{kind}")))));
 
     say!("{} strokes of {drawn} training images of {}:", strokes.len(), arguments.source);
     say!("  clusters  silhouette   inertia   paper on MNIST (DooD, Difference-AIR)");
@@ -170,38 +195,79 @@ fn cluster(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Draws images from everywhere in the set until there are so many strokes, or no further image; and says how many images that took.
-fn collect(
-    artist: &Artist,
-    images: &Images,
-    wanted: usize,
-    seed: u64,
-    observer: &dyn Observer,
-) -> Result<(Points, usize)> {
-    let (dim, most) = (artist.model.config.stroke_dim(), artist.model.config.strokes);
-    // In an order that takes every part of the set in turn, however many are needed.
-    let order: Vec<u32> = Rng::new(seed, 0).permutation(dood::rng::Stream(20), images.len());
-    let (mut values, mut drawn) = (vec![], 0);
-    task(observer, "Drawing", wanted, || {
-        for (batch, some) in order.chunks(AT_ONCE).enumerate() {
-            observer.go_on()?;
-            let x = pixels(images, some.iter().map(|&i| i as usize), artist.params.device());
-            let drawings = artist.recognise(&x, most, Rng::new(seed, batch as u64))?;
-            let (onoff, strokes) = (drawings.z.onoff.to_f64(), drawings.z.stroke.to_f64());
-            let before = values.len() / dim;
-            for (i, _) in onoff.iter().enumerate().filter(|(_, on)| **on == 1.0) {
-                values.extend_from_slice(&strokes[i * dim..][..dim]);
+/// Strokes, as far as they are drawn, and what they depend on.
+struct Collected {
+    about: String,
+    strokes: Points,
+    /// Of every image that was drawn, how many strokes it took.
+    counts: Points,
+}
+
+impl Collected {
+    fn new(artist: &Artist, about: String) -> Self {
+        let none = |dim| Points { dim, values: vec![] };
+        Collected { about, strokes: none(artist.model.config.stroke_dim()), counts: none(1) }
+    }
+
+    fn read(&mut self, path: &Path) -> Result<()> {
+        kept::read(path, &self.about, &mut [("strokes", &mut self.strokes), ("counts", &mut self.counts)])
+    }
+
+    fn write(&self, path: &Path) -> Result<()> {
+        kept::write(path, &self.about, &[("strokes", &self.strokes), ("counts", &self.counts)])
+    }
+
+    /// Draws images from everywhere in the set, once each, until there are so many strokes, or no further image.
+    fn fill(
+        &mut self,
+        artist: &Artist,
+        images: &Images,
+        wanted: usize,
+        seed: u64,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        if self.strokes.len() >= wanted {
+            return Ok(());
+        }
+        let most = artist.model.config.strokes;
+        // In an order that takes every part of the set in turn, however many are needed.
+        let order: Vec<u32> = Rng::new(seed, 0).permutation(dood::rng::Stream(20), images.len());
+        task(observer, "Drawing", wanted, || {
+            observer.already(self.strokes.len() as u64);
+            for (batch, some) in order.chunks(AT_ONCE).enumerate().skip(self.counts.len().div_ceil(AT_ONCE)) {
+                observer.go_on()?;
+                let x = pixels(images, some.iter().map(|&i| i as usize), artist.params.device());
+                let drawings = artist.recognise(&x, most, Rng::new(seed, batch as u64))?;
+                let (onoff, strokes) = (drawings.z.onoff.to_f64(), drawings.z.stroke.to_f64());
+                let (before, dim) = (self.strokes.len(), self.strokes.dim);
+                for (i, _) in onoff.iter().enumerate().filter(|(_, on)| **on == 1.0) {
+                    self.strokes.values.extend_from_slice(&strokes[i * dim..][..dim]);
+                }
+                self.counts.values.extend(drawings.counts().into_iter().map(|count| count as f64));
+                observer.advance((self.strokes.len() - before) as u64);
+                if self.strokes.len() >= wanted {
+                    break;
+                }
             }
-            drawn += some.len();
-            observer.advance((values.len() / dim - before) as u64);
-            if values.len() / dim >= wanted {
+            Ok(())
+        })
+    }
+
+    /// The first so many strokes, and how many images were drawn for them, batch by batch.
+    fn first(&self, wanted: usize) -> (Points, usize) {
+        let mut drawn = 0;
+        let mut strokes = 0.0;
+        for batch in self.counts.values.chunks(AT_ONCE) {
+            if strokes >= wanted as f64 {
                 break;
             }
+            strokes += batch.iter().sum::<f64>();
+            drawn += batch.len();
         }
-        Ok(())
-    })?;
-    values.truncate(wanted * dim);
-    Ok((Points { dim, values }, drawn))
+        let dim = self.strokes.dim;
+        let values = self.strokes.values[..self.strokes.values.len().min(wanted * dim)].to_vec();
+        (Points { dim, values }, drawn)
+    }
 }
 
 /// The control points of a stroke in its window, which may leave it a little, inside [0, 1].
@@ -229,7 +295,7 @@ fn gallery(strokes: &Points, clusters: &Clusters) -> Gallery {
 }
 
 impl Gallery {
-    fn write(&self, artist: &Artist, out: &std::path::Path) -> Result<()> {
+    fn write(&self, artist: &Artist, out: &Path) -> Result<()> {
         const SIDE: usize = 50;
         let all: Vec<Drawing> = self.0.iter().flat_map(|(_, drawings)| drawings.clone()).collect();
         let brush = Brush { width: 0.02, ..Brush::default() };
@@ -241,8 +307,7 @@ impl Gallery {
         let mut captions = vec!["centre", "nearest"];
         captions.resize(EXEMPLARS, "");
         captions.push("farther");
-        Grid { side: SIDE, scale: 1, captions: &captions, labels: &labels, rows: &rows }
-            .write(&out.with_extension("png"))
+        Grid { side: SIDE, scale: 1, captions: &captions, labels: &labels, rows: &rows }.write(&beside(out, ".png"))
     }
 }
 

@@ -6,7 +6,7 @@ use clap::Parser;
 use common::{Compute, Data, Screen, say};
 use dood::{
     Error, Observer, Result, checkpoint,
-    files::{quoted, write_atomically},
+    files::{self, quoted, write_atomically},
     measure::{Ends, Measured, Protocol, Score, measure, spread},
     observer::Unit,
     rng::Rng,
@@ -82,7 +82,9 @@ fn evaluate(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
             _ => {
                 let mut value = serde_json::to_value(measured).expect("plain data can be written as JSON");
                 let about = json!({
+                    "command": common::command("evaluate"),
                     "checkpoint": path.to_string_lossy(),
+                    "sha256": files::sha256(&files::read(&path)?),
                     "data": arguments.data.source.to_string(),
                     "split": arguments.data.split.name(),
                     "images_in_split": images.len(),

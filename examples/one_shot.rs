@@ -6,7 +6,11 @@ use clap::{Parser, ValueEnum};
 use common::{Compute, Screen, say};
 use dood::{
     Error, Observer, Result, checkpoint,
-    data::{Run, alphabets_of, one_shot_runs, resize},
+    data::{
+        Run, Set, Source, alphabets_of,
+        download::{cache_folder, fetch},
+        one_shot_runs, resize,
+    },
     eval::{
         Artist,
         one_shot::{
@@ -40,9 +44,11 @@ Methods:
   reference  the model: a new drawing is of the character of which it is most likely another exemplar, as the authors' program
              computes it (published: 73.5 % right for DooD)
   improved   the same with its quirks mended (rotations, the count of strokes), both ways
+Models without curves (air, dair, dr) move the codes of their strokes; reference is then that of AIR (published: 14.5 % right), which has
+9 parses of one drawing each and an affine map that is not used; improved uses it.
 
 Examples:
-  one_shot --runs data/omniglot
+  one_shot --download
   one_shot --runs data/omniglot --checkpoint runs/omniglot --method hausdorff,improved
   one_shot --runs data/omniglot --checkpoint runs/omniglot --resume
 
@@ -51,9 +57,12 @@ written after every run, so work that was stopped goes on with --resume. Interva
 exact sign test on the decisions that only one of them got right.")]
 struct Arguments {
     /// The official runs: all_runs.zip, the folder of run01 to run20, or the folder that has either; where that folder has
-    /// images_evaluation.zip too, each run's alphabet is found in it
+    /// images_evaluation.zip too, each run's alphabet is found in it [default: where --data omniglot is]
     #[arg(long, value_name = "PATH")]
-    runs: PathBuf,
+    runs: Option<PathBuf>,
+    /// Fetch the runs, and the rest of Omniglot, from their official address if they are not there
+    #[arg(long)]
+    download: bool,
     /// A checkpoint, a run's folder for its newest one, or the name of a model that ships (mnist, …), for the methods of the model
     #[arg(long, value_name = "FILE", value_parser = common::checkpoint())]
     checkpoint: Option<PathBuf>,
@@ -63,12 +72,12 @@ struct Arguments {
     /// Only the first so many runs
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=20))]
     count: u16,
-    /// Parses of every character
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    parses: u16,
-    /// Drawings per parse, of which the best is taken
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=10_000))]
-    particles: u16,
+    /// Parses of every character [default: 12; 9 for models without curves]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    parses: Option<u16>,
+    /// Drawings per parse, of which the best is taken [default: 20; 1 for models without curves]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    particles: Option<u16>,
     /// Updates by which an exemplar comes closer to a new drawing
     #[arg(long, default_value_t = 100)]
     updates: u16,
@@ -120,15 +129,16 @@ impl Method {
     }
 
     /// The model's.
-    fn protocol(self, arguments: &Arguments) -> Option<Protocol> {
+    fn protocol(self, arguments: &Arguments, curves: bool) -> Option<Protocol> {
         let preset = match self {
             Method::Reference => Protocol::REFERENCE,
             Method::Improved => Protocol::IMPROVED,
             _ => return None,
         };
+        let usual = if curves { Protocol::REFERENCE } else { Protocol::AIR };
         Some(Protocol {
-            parses: arguments.parses.into(),
-            particles: arguments.particles.into(),
+            parses: arguments.parses.map_or(usual.parses, usize::from),
+            particles: arguments.particles.map_or(usual.particles, usize::from),
             updates: arguments.updates.into(),
             two_way: arguments.two_way.unwrap_or(preset.two_way),
             ..preset
@@ -299,13 +309,17 @@ fn one_shot(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     if device.is_none() {
         arguments.compute.start_threads()?;
     }
-    let runs = one_shot_runs(&arguments.runs, SIDE)?;
-    let alphabets = alphabets_of(&runs, &arguments.runs)?;
+    let place = arguments.runs.clone().unwrap_or_else(|| cache_folder(Set::Omniglot));
+    if arguments.download {
+        fetch(&Source::Public { set: Set::Omniglot, folder: place.clone() }, screen)?;
+    }
+    let runs = one_shot_runs(&place, SIDE)?;
+    let alphabets = alphabets_of(&runs, &place)?;
     let pixels: Vec<u8> = runs.iter().flat_map(|run| [&run.support.pixels[..], &run.query.pixels].concat()).collect();
     let mut report = Report {
         format: FORMAT.into(),
         version: 1,
-        command: std::env::args_os().map(quoted).collect::<Vec<_>>().join(" "),
+        command: common::command("one_shot"),
         runs_sha256: sha256(&pixels),
         alphabets,
         summary: vec![],
@@ -324,19 +338,17 @@ fn one_shot(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
             let path = checkpoint::find(path)?;
             let digest = sha256(&files::read(&path)?);
             let artist = Artist::open(&path, device)?;
-            artist.check_curves()?;
-            let small = one_shot_runs(&arguments.runs, artist.model.config.image)?;
+            let small = one_shot_runs(&place, artist.model.config.image)?;
             Some((path, digest, artist, small))
         }
         _ => None,
     };
     let count = usize::from(arguments.count);
     for method in methods {
-        let model = loaded.as_ref().zip(method.protocol(&arguments)).map(|((path, digest, ..), protocol)| Model {
-            checkpoint: path.to_string_lossy().into(),
-            sha256: digest.clone(),
-            seed: arguments.seed,
-            protocol,
+        let model = loaded.as_ref().and_then(|(path, digest, artist, _)| {
+            let protocol = method.protocol(&arguments, artist.model.draws_curves())?;
+            let checkpoint = path.to_string_lossy().into();
+            Some(Model { checkpoint, sha256: digest.clone(), seed: arguments.seed, protocol })
         });
         let at = match report.methods.iter().position(|said| said.method == method) {
             Some(at) if same(&report.methods[at].model, &model) => at,

@@ -11,6 +11,7 @@ mod drawn;
 pub mod frechet;
 pub mod gallery;
 pub mod ink;
+pub mod kept;
 pub mod latents;
 pub mod one_shot;
 mod paint;

@@ -31,7 +31,7 @@ pub use noise::Noise;
 pub use state::{Canvas, Memory, Pen, State};
 pub use view::Moved;
 
-use crate::{Device, ParamId, Params, ParamsBuilder, Result, Tensor, nn::LastLayer, ops::RenderSettings};
+use crate::{Device, ParamId, Params, ParamsBuilder, Result, Tensor, Var, nn::LastLayer, ops::RenderSettings};
 use baseline::Baseline;
 use config::{Decoder, Posterior, Sight};
 use draw::Pens;
@@ -81,6 +81,11 @@ impl Model {
     /// Whether strokes are drawn with a pen that has a width and slopes; otherwise they are shown as they are (AIR).
     pub fn has_pens(&self) -> bool {
         self.pens.is_some()
+    }
+
+    /// The images `[N, H, W]` of single strokes with layouts `[N, 4]` and, where the model has them, pens `[N, 2]`; 0 where `on` is.
+    pub(crate) fn stroke<'t>(&self, stroke: Var<'t>, layout: Var<'t>, pen: Option<Var<'t>>, on: &Tensor) -> Var<'t> {
+        self.renderer.stroke(stroke, (layout, layout.affine()), pen, on)
     }
 
     /// As [`Model::new`], leaving the builder to the caller.

@@ -113,3 +113,94 @@ fn a_report_holds_everything_and_needs_nothing() {
     succeeds(&report(&["--title", "All of it"]));
     assert_eq!(fs::read_to_string(at("report.html")).unwrap(), html);
 }
+
+#[test]
+fn drawings_are_as_far_from_images_as_the_classifier_sees_them() {
+    let place = tempfile::tempdir().unwrap();
+    let seen = place.path().join("seen.safetensors");
+    let classify = ["--data", "idx:set", "--side", "8", "--epochs", "2", "--device", "cpu", "--out"];
+    succeeds(&program("classify").args(classify).arg(seen.with_extension("")).current_dir(world()).output().unwrap());
+    let out = place.path().join("dist.ance");
+    let frechet = |more: &[&str]| {
+        let quick = ["--pen", "0.05,0.7,0.5", "--count", "30", "--images", "2", "--exemplars", "3", "--particles", "2"];
+        on_set("frechet", &out, &[&["--classifier", seen.to_str().unwrap()], &quick[..], more].concat())
+    };
+    let said = succeeds(&frechet(&["--runs", "1"]));
+    assert!(said.contains("(no FID)") && said.contains("recognised"), "{said}");
+    let ends = ["-drawn.json", "-drawn.png", "-drawn.svg", ".csv", ".json", ".png", ".svg"];
+    assert_eq!(names(place.path())[..7], ends.map(|end| format!("dist.ance{end}")));
+    let first = json(&place.path().join("dist.ance.json"));
+    // Test images are of the kind of training images; a model that has learned nothing draws something else.
+    let number = |value: &Value| value.as_f64().unwrap();
+    assert!(number(&first["test_images"]) < number(&first["generated"]["mean"]) / 2.0, "{first:#}");
+    assert_eq!(first["exemplars"]["recognised"]["of"], 2 * 2 * 3);
+    assert_eq!(first["exemplars"]["classes"].as_array().unwrap().len(), 2);
+
+    // Two runs gone on with are those of one go.
+    succeeds(&frechet(&["--runs", "2", "--resume"]));
+    let resumed = json(&place.path().join("dist.ance.json"));
+    succeeds(&frechet(&["--runs", "2"]));
+    let whole = json(&place.path().join("dist.ance.json"));
+    assert_eq!(resumed["generated"]["distances"][0], first["generated"]["distances"][0]);
+    for part in ["generated", "exemplars", "test_images"] {
+        assert_eq!(resumed[part], whole[part]);
+    }
+    refused(&frechet(&["--resume", "--seed", "1"]), 2, &["another model, classifier, set, seed"]);
+    fs::write(&seen, "nothing").unwrap();
+    refused(&frechet(&[]), 1, &["cannot be used as a classifier"]);
+    let one = ["--classifier", "seen.safetensors", "--exemplars", "1"];
+    refused(&on_set("frechet", &out, &one), 2, &["choose 0, or 2 and more"]);
+}
+
+#[test]
+fn strokes_are_drawn_once_for_clusters() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("stro.kes");
+    let cluster =
+        |more: &[&str]| on_set("cluster", &out, &[&["--k", "2,3", "--show", "3", "--map", "20"], more].concat());
+    let whole = |place: &Path| fs::read(place.join("stro.kes.csv")).unwrap();
+    refused(&cluster(&["--resume"]), 2, &["to resume from"]);
+    succeeds(&cluster(&["--strokes", "250"]));
+    let ends = ["-drawn.safetensors", ".csv", ".json", ".png", ".svg"];
+    assert_eq!(names(place.path()), ends.map(|end| format!("stro.kes{end}")));
+    let at_once = (whole(place.path()), json(&place.path().join("stro.kes.json")));
+    succeeds(&cluster(&["--strokes", "40"]));
+    let few = json(&place.path().join("stro.kes.json"));
+    assert!(few["images"].as_u64() < at_once.1["images"].as_u64() && few["strokes"] == 40);
+    let said = succeeds(&cluster(&["--strokes", "250", "--resume"]));
+    let gone_on = json(&place.path().join("stro.kes.json"));
+    assert_eq!(whole(place.path()), at_once.0, "{said}");
+    assert_eq!((&gone_on["clusters"], &gone_on["images"]), (&at_once.1["clusters"], &at_once.1["images"]));
+    // Fewer than are kept are those of a first run.
+    succeeds(&cluster(&["--strokes", "40", "--resume"]));
+    assert_eq!(json(&place.path().join("stro.kes.json"))["clusters"], few["clusters"]);
+    refused(&cluster(&["--resume", "--seed", "3"]), 2, &["another model, other images or another seed"]);
+}
+
+/// The most memory that a program held, in MiB.
+#[cfg(target_os = "linux")]
+#[allow(clippy::zombie_processes)]
+fn memory(command: &mut std::process::Command) -> f64 {
+    let child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
+    // SAFETY: the child is ours and waited for here only; both places outlive the call.
+    let usage = unsafe {
+        assert!(libc::wait4(child.id() as libc::pid_t, &mut status, 0, usage.as_mut_ptr()) > 0);
+        usage.assume_init()
+    };
+    assert_eq!(status, 0);
+    usage.ru_maxrss as f64 / 1024.0
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn five_thousand_particles_take_no_more_memory_than_two_hundred() {
+    let with = |particles: &str| {
+        let mut evaluate = program("evaluate");
+        evaluate.args(["--checkpoint", "run", "--data", "idx:set", "--device", "cpu", "--count", "2", "--particles"]);
+        memory(evaluate.arg(particles).current_dir(world()))
+    };
+    let [few, many] = [with("200"), with("5000")];
+    println!("{few:.1} MiB with 200 particles, {many:.1} MiB with 5,000");
+    assert!(many < 1.3 * few, "{few} MiB -> {many} MiB");
+}

@@ -1,11 +1,56 @@
 //! How far a set of drawings is from a set of images, by what can be seen in them (section 11g of the model): the Fréchet distance
 //! between normal distributions fitted to their features, and how exemplars of a character differ and are still known.
 //!
-//! Features are those of whatever sees: a classifier, usually. The distance depends on it, so values are comparable for the same features
-//! only; of a classifier other than the Inception network they are no "FID".
+//! Features are those of a [`Classifier`] that this library has trained. Distances depend on it, so they are comparable for the same
+//! classifier only, and they are no "FID", which is of the Inception network.
 
-use super::cluster::Points;
+use super::{
+    Artist, Drawn, Token,
+    classifier::{Classifier, FEATURES},
+    cluster::Points,
+    gallery::Row,
+    one_shot::statistics::Share,
+};
+use crate::{
+    Error, Observer, Result,
+    data::{DataSet, Images, resize},
+    measure::{pixels, spread},
+    rng::Rng,
+};
 use rayon::prelude::*;
+use serde::Serialize;
+
+/// Some of the images.
+pub fn picked(images: &Images, which: &[usize]) -> Images {
+    Images {
+        side: images.side,
+        pixels: which.iter().flat_map(|&i| images.image(i)).copied().collect(),
+        labels: images.labels.as_ref().map(|labels| which.iter().map(|&i| labels[i]).collect()),
+    }
+}
+
+/// Finished canvases of `side` pixels as images without classes.
+pub fn as_images<'d>(drawn: impl IntoIterator<Item = &'d Drawn>, side: usize) -> Images {
+    let ink = drawn.into_iter().flat_map(Drawn::canvas);
+    Images { side, pixels: ink.map(|&ink| (255.0 * ink.clamp(0.0, 1.0)).round() as u8).collect(), labels: None }
+}
+
+/// Images at another size, brought to it as data sets are.
+pub fn at_side(images: &Images, side: usize) -> Images {
+    let resized =
+        (0..images.len()).into_par_iter().flat_map_iter(|i| resize(images.image(i), images.side, images.side, side));
+    Images { side, pixels: resized.collect(), labels: images.labels.clone() }
+}
+
+/// The features of images of its size to a classifier, its last hidden layer.
+///
+/// # Errors
+/// [`Error::Stopped`]; those of a GPU.
+pub fn features(classifier: &Classifier, images: &Images, observer: &dyn Observer) -> Result<Points> {
+    let x = pixels(images, 0..images.len(), classifier.params.device());
+    let values = classifier.features(&x, observer)?.into_iter().map(f64::from).collect();
+    Ok(Points { dim: FEATURES, values })
+}
 
 /// A normal distribution.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,6 +172,99 @@ pub fn diversity(points: &Points) -> Option<f64> {
     let (n, mean) = (points.len(), mean(points));
     let squares = |i: usize| points.row(i).iter().zip(&mean).map(|(f, mean)| (f - mean).powi(2)).sum::<f64>();
     (n > 1).then(|| ((0..n).map(squares).sum::<f64>() / (n - 1) as f64).sqrt())
+}
+
+/// How exemplars are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Exemplars {
+    /// The law by which they differ.
+    pub token: Token,
+    /// Test images of every class.
+    pub images: usize,
+    /// Exemplars of each; at least two.
+    pub each: usize,
+    /// Drawings per exemplar, of which the likeliest is taken.
+    pub particles: usize,
+}
+
+/// Exemplars of the images of one class.
+#[derive(Clone, Debug, Serialize)]
+pub struct OfClass {
+    /// Which.
+    pub class: usize,
+    /// Exemplars that a classifier takes for that class.
+    pub recognised: Share,
+    /// The [`diversity`] of one image's exemplars, the mean over images.
+    pub spread: f64,
+    /// The same of training images of the class.
+    pub spread_of_images: f64,
+    /// The one divided by the other: 1 is as different as people draw.
+    pub diversity: f64,
+    /// The first image and its exemplars.
+    #[serde(skip)]
+    pub shown: Row,
+}
+
+/// At most so many training images say how different people draw.
+const OF_CLASS: usize = 1000;
+
+/// Draws exemplars of test images of every class, and says how many are recognised and how they differ.
+///
+/// # Errors
+/// [`Error::Usage`] where the model draws without curves; [`Error::Data`] where images have no
+/// labels; [`Error::Stopped`]; those of a GPU.
+pub fn exemplars(
+    (artist, classifier): (&Artist, &Classifier),
+    set: &DataSet,
+    how: &Exemplars,
+    rng: Rng,
+    observer: &dyn Observer,
+) -> Result<Vec<OfClass>> {
+    let labels = |images: &Images| {
+        images.labels.clone().ok_or_else(|| Error::Data("there are no classes of these images to know again".into()))
+    };
+    let (known, tested, side) = (labels(&set.train)?, labels(&set.test)?, classifier.sizes.side);
+    let of = |labels: &[u16], class: usize| -> Vec<usize> {
+        (0..labels.len()).filter(|&i| usize::from(labels[i]) == class).collect()
+    };
+    let some =
+        |all: &[usize], count: usize| spread(count, all.len()).into_iter().map(|i| all[i]).collect::<Vec<usize>>();
+    // Which test images, class by class.
+    let classes: Vec<(usize, Vec<usize>)> = (0..classifier.sizes.classes)
+        .map(|class| (class, some(&of(&tested, class), how.images)))
+        .filter(|(_, images)| !images.is_empty())
+        .collect();
+    let which: Vec<usize> = classes.iter().flat_map(|(_, images)| images).copied().collect();
+    let x = pixels(&set.test, which.iter().copied(), artist.params.device());
+    let drawn = artist.vary(&x, &how.token, (how.each, how.particles), rng, observer)?;
+    let seen = at_side(&as_images(drawn.iter().flat_map(|row| &row.drawn), set.test.side), side);
+    let points = features(classifier, &seen, observer)?;
+    let scores = classifier.scores(&pixels(&seen, 0..seen.len(), classifier.params.device()), observer)?;
+    let first_best =
+        |scores: &[f32]| (0..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best });
+    let guesses: Vec<usize> = scores.chunks(classifier.sizes.classes).map(first_best).collect();
+    let (mut found, mut first) = (vec![], 0);
+    for (class, images) in classes {
+        let rows = first..first + images.len();
+        let spreads = rows.clone().map(|row| {
+            let own: Vec<usize> = (row * how.each..(row + 1) * how.each).collect();
+            diversity(&points.pick(&own)).expect("two or more")
+        });
+        let of_exemplars = spreads.sum::<f64>() / images.len() as f64;
+        let people = picked(&set.train, &some(&of(&known, class), OF_CLASS));
+        let spread_of_images = diversity(&features(classifier, &at_side(&people, side), observer)?).unwrap_or(f64::NAN);
+        let recognised = guesses[rows.start * how.each..rows.end * how.each].iter().map(|&guess| guess == class);
+        found.push(OfClass {
+            class,
+            recognised: Share::of(recognised),
+            spread: of_exemplars,
+            spread_of_images,
+            diversity: of_exemplars / spread_of_images,
+            shown: drawn[first].clone(),
+        });
+        first = rows.end;
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -4,11 +4,10 @@
 //! cross-entropy and Adam. The authors' program never cleared its gradients, so that each update went along the sum of all gradients
 //! before it; here they are cleared unless [`Gradients::Summed`] is asked for.
 
-use super::{Artist, cluster::Points};
+use super::{Artist, cluster::Points, kept};
 use crate::{
-    Device, Error, Grads, Observer, Params, ParamsBuilder, Result, Tape, Tensor,
+    Device, Grads, Observer, Params, ParamsBuilder, Result, Tape, Tensor,
     data::Images,
-    files::{self, quoted, write_atomically},
     measure::pixels,
     nn::{Init, Linear},
     observer::{Unit, task},
@@ -16,9 +15,8 @@ use crate::{
     optim::Adam,
     rng::{Rng, Stream},
 };
-use safetensors::{SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
 /// Images that are drawn at once.
 const AT_ONCE: usize = 64;
@@ -48,7 +46,7 @@ impl Latents {
     /// Draws what is missing of both parts, once each with dropout off, and calls `save` now and then.
     ///
     /// # Errors
-    /// [`Error::Stopped`], after which it can be called again; those of a GPU and of `save`.
+    /// [`Error::Stopped`](crate::Error::Stopped), after which it can be called again; those of a GPU and of `save`.
     pub fn fill(
         &mut self,
         artist: &Artist,
@@ -102,43 +100,17 @@ impl Latents {
     /// Writes a file.
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// As [`kept::write`].
     pub fn write(&self, path: &Path) -> Result<()> {
-        let bytes = |points: &Points| points.values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect::<Vec<u8>>();
-        let parts = [("training", &self.train), ("test", &self.test)].map(|(name, points)| {
-            let shape = vec![points.len(), points.dim];
-            (name, shape, bytes(points))
-        });
-        let views = parts.iter().map(|(name, shape, bytes)| {
-            (*name, TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).expect("a shape that fits"))
-        });
-        let about = HashMap::from([("about".to_owned(), self.about.clone())]);
-        let text = safetensors::serialize(views, Some(about)).expect("plain arrays can be written");
-        write_atomically(path, |out| out.write_all(&text))
+        kept::write(path, &self.about, &[("training", &self.train), ("test", &self.test)])
     }
 
     /// Goes on with a file that [`Latents::write`] wrote.
     ///
     /// # Errors
-    /// [`Error::Usage`] if it holds something else.
+    /// As [`kept::read`].
     pub fn read(&mut self, path: &Path) -> Result<()> {
-        let bytes = files::read(path)?;
-        let wrong = |why: &str| Error::Usage(format!("{} cannot be gone on with: {why}", quoted(path)));
-        let damaged = || wrong("it is damaged, or no file of latents");
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|_| damaged())?;
-        if header.metadata().as_ref().and_then(|about| about.get("about")) != Some(&self.about) {
-            return Err(wrong("it is of another model, other images or another seed; leave --resume out to draw anew"));
-        }
-        let arrays = SafeTensors::deserialize(&bytes).map_err(|_| damaged())?;
-        for (name, points) in [("training", &mut self.train), ("test", &mut self.test)] {
-            let array = arrays.tensor(name).map_err(|_| damaged())?;
-            if array.dtype() != safetensors::Dtype::F32 || array.shape().get(1) != Some(&points.dim) {
-                return Err(damaged());
-            }
-            let number = |bytes: &[u8; 4]| f64::from(f32::from_le_bytes(*bytes));
-            points.values = array.data().as_chunks::<4>().0.iter().map(number).collect();
-        }
-        Ok(())
+        kept::read(path, &self.about, &mut [("training", &mut self.train), ("test", &mut self.test)])
     }
 }
 
@@ -231,7 +203,7 @@ impl Fitted {
 /// If there are no training images, labels are missing, or a class is too large.
 ///
 /// # Errors
-/// [`Error::Stopped`]; those of a GPU.
+/// [`Error::Stopped`](crate::Error::Stopped); those of a GPU.
 pub fn classify(
     [(train, labels), (test, answers)]: [(&Points, &[u16]); 2],
     classes: usize,
@@ -263,18 +235,16 @@ pub fn classify(
                 let which: Vec<usize> = some.iter().map(|&i| i as usize).collect();
                 let tape = Tape::new(&params);
                 let x = tape.constant(Tensor::from_f64(device, &[which.len(), train.dim], &train.pick(&which).values));
-                let logits = layer.forward(x, Activation::None);
-                let right = which.iter().map(|&i| usize::from(labels[i]));
-                let (cross_entropy, slope) = cross_entropy(&logits.value().to_f64(), classes, right);
-                // A function with this slope: its value means nothing.
-                let slope = tape.constant(Tensor::from_f64(device, &logits.shape(), &slope));
+                let right: Vec<f64> = which.iter().map(|&i| labels[i].into()).collect();
+                let right = Tensor::from_f64(device, &[which.len()], &right);
+                let loss = layer.forward(x, Activation::None).cross_entropy(&right).mean();
                 if how.gradients == Gradients::Cleared {
                     grads.clear();
                 }
-                tape.backward((logits * slope).sum(), &mut grads);
+                tape.backward(loss, &mut grads);
+                sum += loss.value().item() * which.len() as f64;
                 drop(tape);
                 adam.step(&mut params, &grads);
-                sum += cross_entropy * which.len() as f64;
                 seen += which.len();
                 updates += 1;
                 observer.advance(1);
@@ -293,19 +263,6 @@ pub fn classify(
 /// The first of the largest.
 fn largest(logits: &[f64]) -> u16 {
     (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best }) as u16
-}
-
-/// The mean over rows of −log softmax(logits)[right], and its gradient, of logits `[N, classes]`.
-fn cross_entropy(logits: &[f64], classes: usize, right: impl Iterator<Item = usize>) -> (f64, Vec<f64>) {
-    let n = (logits.len() / classes) as f64;
-    let (mut loss, mut slope) = (0.0, Vec::with_capacity(logits.len()));
-    for (row, right) in logits.chunks(classes).zip(right) {
-        let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = row.iter().map(|v| (v - most).exp()).sum();
-        loss -= (row[right] - most - sum.ln()) / n;
-        slope.extend(row.iter().enumerate().map(|(c, v)| ((v - most).exp() / sum - f64::from(c == right)) / n));
-    }
-    (loss, slope)
 }
 
 #[cfg(test)]

@@ -11,11 +11,14 @@
 //! is largest, and score(x, c) = log Σ_k π_k exp(score_k) over the parses, π_k ∝ p(x_c, ψ_k). The strokes' pens, and how many there are,
 //! stay. All triples (x, c, ψ) are optimised together on a tape over the frozen model; each only moves itself, so how many are taken at
 //! once changes nothing.
+//!
+//! Models without curves (AIR, Difference-AIR, δR) move the codes of their strokes instead, and the map moves the whole image, whose values
+//! are cut to [0, 1]. The authors' program has a map there and does not use it; so does [`Preset::Reference`].
 
 use crate::{
     Grads, Observer, ParamsBuilder, Result, Tape, Tensor, Var,
     data::Run,
-    eval::{Artist, Best, Drawing, reconstruct},
+    eval::{Artist, Best, Drawing, Stroke, reconstruct},
     measure::{self, pixels},
     model::Model,
     observer::task,
@@ -108,6 +111,8 @@ impl Protocol {
     /// The published one.
     pub const REFERENCE: Protocol =
         Protocol { preset: Preset::Reference, parses: 12, particles: 20, updates: 100, two_way: false };
+    /// The published one of AIR: fewer parses, of one drawing each.
+    pub const AIR: Protocol = Protocol { parses: 9, particles: 1, ..Self::REFERENCE };
     /// With its quirks mended, and both ways.
     pub const IMPROVED: Protocol = Protocol { preset: Preset::Improved, two_way: true, ..Self::REFERENCE };
 }
@@ -128,9 +133,8 @@ fn log_sum_exp(values: impl Iterator<Item = f64> + Clone) -> f64 {
 /// Scores `[queries · characters]` of a run, whose images have the size of the model's.
 ///
 /// # Errors
-/// [`Error::Usage`](crate::Error::Usage) where the model draws without curves; [`Error::Stopped`](crate::Error::Stopped); those of a GPU.
+/// [`Error::Stopped`](crate::Error::Stopped); those of a GPU.
 pub fn scores(artist: &Artist, run: &Run, protocol: &Protocol, rng: Rng, observer: &dyn Observer) -> Result<Vec<f64>> {
-    artist.check_curves()?;
     let [queries, supports] =
         [&run.query, &run.support].map(|images| pixels(images, 0..images.len(), artist.params.device()));
     let other = Rng::new(!rng.seed, rng.step);
@@ -239,15 +243,17 @@ pub fn fit(
 struct Block {
     /// The images `[N, H, W]`.
     x: Tensor,
-    /// For each of T steps the control points of the parse `[N, 2J]`, on the canvas.
+    /// For each of T steps the control points of the parse `[N, 2J]`, on the canvas; where there are none, the codes of its strokes.
     points: Vec<Tensor>,
-    /// σ and ω0 `[N, 2]`.
+    /// Layouts `[N, 4]`, in which codes are drawn.
+    layouts: Vec<Tensor>,
+    /// σ and ω0 `[N, 2]`; 1 where there are none.
     pens: Vec<Tensor>,
     /// Whether there is a stroke `[N]`, and what its log density counts.
     on: Vec<Tensor>,
     weights: Vec<Tensor>,
-    /// ω1 `[N]`.
-    slope: Tensor,
+    /// ω1 `[N]`, where the model has pens.
+    slope: Option<Tensor>,
 }
 
 impl Block {
@@ -262,20 +268,27 @@ impl Block {
             };
             (0..steps).map(step).collect()
         };
+        let curves = artist.model.draws_curves();
+        let layout = |stroke: &Stroke| stroke.layout.expect("the model chose one");
         let pen = |drawing: &Drawing, t: usize| {
             let stroke = drawing.strokes.get(t)?;
-            let (width, slope) = (stroke.width.expect("a curve has a width"), stroke.slope.expect("and a slope"));
-            let sigma = match preset {
-                Preset::Reference => artist.frame().width_in_window(stroke.layout.expect("the model chose one"), width),
-                Preset::Improved => width,
+            let sigma = match (preset, stroke.width) {
+                (Preset::Reference, Some(width)) => artist.frame().width_in_window(layout(stroke), width),
+                (_, width) => width.unwrap_or(1.0),
             };
-            Some(vec![sigma, slope])
+            Some(vec![sigma, stroke.slope.unwrap_or(1.0)])
         };
-        let slopes = triples.iter().map(|(_, drawing)| drawing.canvas_slope.expect("curves have one"));
+        let numbers = |drawing: &Drawing, t: usize| {
+            let stroke = drawing.strokes.get(t)?;
+            Some(if curves { stroke.points.as_flattened().to_vec() } else { stroke.latent.clone() })
+        };
+        let slopes: Option<Vec<f64>> = triples.iter().map(|(_, drawing)| drawing.canvas_slope).collect();
         Block {
             x: Tensor::stack(&triples.iter().map(|&(i, _)| x.rows(i, 1)).collect::<Vec<_>>())
                 .reshape(&[&[n], &x.shape()[1..]].concat()),
-            points: each(d, &|drawing, t| Some(drawing.strokes.get(t)?.points.as_flattened().to_vec()), 0.0),
+            points: each(d, &numbers, 0.0),
+            // Where there is no stroke, a window that can be inverted.
+            layouts: each(4, &|drawing, t| drawing.strokes.get(t).map(|stroke| layout(stroke).to_vec()), 1.0),
             pens: each(2, &pen, 1.0),
             on: each(1, &|drawing, t| drawing.strokes.get(t).map(|_| vec![1.0]), 0.0),
             weights: each(
@@ -283,7 +296,7 @@ impl Block {
                 &|drawing, t| drawing.strokes.get(t).map(|_| vec![preset.weight(drawing.strokes.len())]),
                 0.0,
             ),
-            slope: Tensor::from_f64(device, &[n], &slopes.collect::<Vec<_>>()),
+            slope: slopes.map(|slopes| Tensor::from_f64(device, &[n], &slopes)),
         }
     }
 
@@ -299,15 +312,31 @@ impl Block {
             samples: config.samples,
             norm_floor: config.norm_floor,
         };
+        let curves = model.draws_curves();
+        let constant = |value: &Tensor| tape.constant(value.clone());
         let (mut terms, mut ink) = (vec![], vec![]);
         for (t, &moved) in moves.iter().enumerate() {
-            let (parse, pen, weight) = (&self.points[t], &self.pens[t], &self.weights[t]);
-            let points = combine(&[(1.0, tape.constant(parse.clone())), (MOTOR, moved)]);
-            ink.push((1.0, render_stroke(points, matrix, tape.constant(pen.clone()), &self.on[t], settings)));
+            let (pen, on) = (constant(&self.pens[t]), &self.on[t]);
+            let numbers = combine(&[(1.0, constant(&self.points[t])), (MOTOR, moved)]);
+            let stroke = match curves {
+                true => render_stroke(numbers, matrix, pen, on, settings),
+                false => model.stroke(numbers, constant(&self.layouts[t]), model.has_pens().then_some(pen), on),
+            };
+            ink.push((1.0, stroke));
             let density = moved.normal_logpdf(&vec![0.0; d], &vec![1.0; d]) + preset.constant(d);
-            terms.push((1.0, density * tape.constant(weight.clone())));
+            terms.push((1.0, density * constant(&self.weights[t])));
         }
-        let canvas = combine(&ink).tanh_ratio(tape.constant(self.slope.clone()));
+        let mut canvas = combine(&ink);
+        if let Some(slope) = &self.slope {
+            canvas = canvas.tanh_ratio(constant(slope));
+        }
+        if !curves {
+            if preset == Preset::Improved {
+                canvas = canvas.stn(matrix, None);
+            }
+            // min(canvas, 1): no image of a stroke is below 0.
+            canvas = (canvas * -1.0 + 1.0).relu() * -1.0 + 1.0;
+        }
         terms.push((1.0, model.density(&self.x, canvas)));
         combine(&terms)
     }
@@ -445,10 +474,45 @@ mod tests {
     }
 
     #[test]
-    fn models_without_curves_are_refused() {
-        let config = Config { image: 16, conv1: 2, conv2: 2, features: 8, hidden: 8, ..Config::quick(Placement::Warp) };
-        let (model, params) = Model::new(&config.with_variant(Variant::Air), Start::new(1), &Device::cpu()).unwrap();
-        let error = scores(&Artist { model, params }, &run(), &SMALL, Rng::new(1, 0), &Silent).unwrap_err();
-        assert!(error.to_string().contains("draws without curves"), "{error}");
+    fn models_without_curves_move_their_codes_and_the_map_moves_the_image_unless_it_is_the_reference() {
+        let device = Device::cpu_f64();
+        let sizes = artist(Placement::Warp, &device).model.config;
+        for variant in [Variant::Air, Variant::Dr] {
+            let (model, params) = Model::new(&sizes.clone().with_variant(variant), Start::new(1), &device).unwrap();
+            let artist = Artist { model, params };
+            let found = scores(&artist, &run(), &SMALL, Rng::new(1, 0), &Silent).unwrap();
+            assert!(found.len() == 9 && found.iter().all(|score| score.is_finite()), "{found:?}");
+            let x = pixels(&run().query, 0..3, &device);
+            // Of several parses those with the most strokes: there has to be something to move.
+            let several = Protocol { parses: 8, particles: 1, ..SMALL };
+            let parsed = parse(&artist, &x, &several, Rng::new(1, 0), &Silent).unwrap();
+            let longest = |p: &Parsed| (0..8).max_by_key(|&k| p.parses[k].0.strokes.len()).unwrap();
+            let triples: Vec<(usize, &Drawing)> = parsed.iter().map(|p| &p.parses[longest(p)].0).enumerate().collect();
+            assert!(triples.iter().any(|(_, drawing)| !drawing.strokes.is_empty()));
+            for preset in [Preset::Reference, Preset::Improved] {
+                let block = Block::of(&artist, &x, &triples, preset);
+                let d = artist.model.config.stroke_dim();
+                let mut shapes = vec![vec![3, d]; block.points.len()];
+                shapes.push(vec![3, 7]);
+                let still: Vec<Tensor> = shapes.iter().map(|shape| Tensor::zeros(&device, shape)).collect();
+                let mut turned = still.clone();
+                *turned.last_mut().unwrap() = Tensor::full(&device, &[3, 7], 0.3);
+                let score = |at: &[Tensor]| {
+                    let tape = Tape::eval(&artist.params);
+                    let vars: Vec<Var> = at.iter().map(|value| tape.constant(value.clone())).collect();
+                    block.score(&artist.model, &tape, &vars, preset).sum().value().item()
+                };
+                assert_eq!(score(&still) == score(&turned), preset == Preset::Reference, "{variant} {preset:?}");
+                // Not moved, an exemplar is the parse, and its image that of the parse.
+                let likelihoods: f64 = triples.iter().map(|(_, drawing)| drawing.log_likelihood.unwrap()).sum();
+                let strokes = |drawing: &Drawing| drawing.strokes.len() as f64;
+                let weight = |drawing: &Drawing| strokes(drawing) * preset.weight(drawing.strokes.len());
+                let peak = (preset.constant(d) - 0.5 * d as f64 * TAU.ln())
+                    * triples.iter().map(|(_, drawing)| weight(drawing)).sum::<f64>();
+                let apart = score(&still) - peak - likelihoods;
+                // Cutting to [0, 1] changes what is brighter.
+                assert!(apart.abs() < 1e-6 || variant == Variant::Air, "{variant} {preset:?}: {apart}");
+            }
+        }
     }
 }

@@ -17,7 +17,7 @@ h1{font-size:1.7rem;margin:.5rem 0}h2{font-size:1.25rem;margin:2.5rem 0 .5rem;bo
 p{max-width:46rem}a{color:var(--mark)}.soft{color:var(--soft)}
 .wide{overflow-x:auto;margin:1rem 0}table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;font-weight:600;padding:.3rem 0}th,td{padding:.3rem .7rem;border-bottom:1px solid var(--rule);text-align:left}
-td:not(:first-child){white-space:nowrap}tr.ours{background:var(--tint)}tr.ours td:first-child{font-weight:600}
+td:first-child,th:first-child{min-width:8.5rem}td:not(:first-child){white-space:nowrap}tr.ours{background:var(--tint)}tr.ours td:first-child{font-weight:600}
 tr.published td,tr.missing td{color:var(--soft)}tr.missing td{font-style:italic}
 code{font:.85em/1.4 ui-monospace,monospace;overflow-wrap:anywhere}td code{white-space:normal;display:block;min-width:18rem}
 figure{margin:1.2rem 0}figcaption{color:var(--soft);font-size:.9rem}figure img{max-width:100%;height:auto;background:#fff;border:1px solid var(--rule)}

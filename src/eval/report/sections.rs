@@ -117,8 +117,7 @@ fn head(words: &[&str]) -> Vec<String> {
 /// How the one model of a file was measured.
 fn made(one: &Found, what: String) -> Made {
     let checkpoint = text(&one.value, "/checkpoint");
-    // `cluster` called it so.
-    let digest = [text(&one.value, "/sha256"), text(&one.value, "/digest")].concat();
+    let digest = text(&one.value, "/sha256");
     Made { what, command: text(&one.value, "/command"), seed: text(&one.value, "/seed"), checkpoint, digest }
 }
 

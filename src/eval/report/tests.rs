@@ -32,7 +32,7 @@ fn folder() -> tempfile::TempDir {
     );
     write(
         "strokes.json",
-        json!({ "format": "dood-cluster", "version": 1, "command": "cluster", "checkpoint": "c", "digest": "aa", "seed": 1, "data": "mnist",
+        json!({ "format": "dood-cluster", "version": 1, "command": "cluster", "checkpoint": "c", "sha256": "aa", "seed": 1, "data": "mnist",
                 "strokes": 50, "clusters": [{ "k": 8, "silhouette": 0.2345 }] }),
     );
     write(
