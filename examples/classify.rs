@@ -46,9 +46,9 @@ struct Arguments {
     /// Pixels a side that images are brought to
     #[arg(long, default_value_t = 28, value_parser = clap::value_parser!(u16).range(4..=128))]
     side: u16,
-    /// How often every image is seen
-    #[arg(long, default_value_t = Settings::default().epochs, value_parser = clap::value_parser!(u64).range(1..=1000))]
-    epochs: u64,
+    /// How often every image is seen [default: 3, of the shapes, which are few, 10]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    epochs: Option<u64>,
     /// Images in a batch
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
     batch: u16,
@@ -77,7 +77,9 @@ fn classify(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     common::check_folder_of(out)?;
     let side = usize::from(arguments.side);
     let device = arguments.compute.open(screen)?;
-    let settings = Settings { seed: *seed, batch: arguments.batch.into(), epochs: *epochs, rate: *rate };
+    let usual = if arguments.source.is_some() { Settings::default().epochs } else { 10 };
+    let settings =
+        Settings { seed: *seed, batch: arguments.batch.into(), epochs: epochs.unwrap_or(usual), rate: *rate };
     let file = out.with_extension("safetensors");
     let [train, test] = match &arguments.source {
         Some(source) => {
@@ -87,7 +89,7 @@ fn classify(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         }
         None => [shapes(COUNTS[0], side, 0), shapes(COUNTS[1], side, 1)],
     };
-    let name = arguments.source.as_ref().map_or_else(|| "shapes".to_owned(), Source::to_string);
+    let name = arguments.source.as_ref().map_or("shapes", Source::word).to_owned();
     let most = [&train, &test].into_iter().filter_map(|images| images.labels.as_ref()?.iter().copied().max()).max();
     let Some(most) = most else {
         return Err(Error::Usage(format!("{name} has no labels to learn: choose another set")));
@@ -124,7 +126,7 @@ fn classify(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     picture(out, &name, &judged, &test)?;
     let seen = (training.updates() - before) * settings.batch as u64;
     let numbers = json!({
-        "data": name,
+        "data": arguments.source.as_ref().map_or(name.clone(), Source::to_string),
         "side": side,
         "classes": sizes.classes,
         "training_images": train.len(),

@@ -1,4 +1,4 @@
-// Elementwise sums and products, and sums over groups of neighbours.
+// Elementwise sums and products.
 
 // y (+)= the sum of a_k·x_k, of `count` terms, TABLE at most.
 KERNEL __launch_bounds__(256) combine_fwd(
@@ -59,16 +59,4 @@ KERNEL __launch_bounds__(256) softplus_fwd(const REAL* __restrict__ x, REAL* __r
 
 KERNEL __launch_bounds__(256) softplus_bwd(const REAL* __restrict__ x, const REAL* __restrict__ dy, REAL* __restrict__ dx, int add_dx, int n) {
     for (long long i = first_element(); i < n; i += element_stride()) put(dx, i, dy[i] * sigmoid(x[i]), add_dx);
-}
-
-// y[j] = the sum of column j of x [n/inner, inner], one block each.
-KERNEL __launch_bounds__(1024) sum_fwd(const REAL* __restrict__ x, REAL* __restrict__ y, int n, int inner) {
-    REAL sum = 0;
-    for (long long i = blockIdx.x + (long long)threadIdx.x * inner; i < n; i += (long long)blockDim.x * inner) sum += x[i];
-    sum = block_sum(sum);
-    if (threadIdx.x == 0) y[blockIdx.x] = sum;
-}
-
-KERNEL __launch_bounds__(256) sum_bwd(const REAL* __restrict__ dy, REAL* __restrict__ dx, int add_dx, int n, int inner) {
-    for (long long i = first_element(); i < n; i += element_stride()) put(dx, i, dy[i % inner], add_dx);
 }

@@ -16,7 +16,8 @@ pub struct Device {
 
 /// What runs the ops. A further backend is a variant here and an arm in `on_device!`.
 #[derive(Clone)]
-pub(crate) enum Place {
+#[doc(hidden)]
+pub enum Place {
     Cpu,
     Gpu(Arc<Gpu>),
 }
@@ -149,7 +150,8 @@ impl Device {
         self.dtype
     }
 
-    pub(crate) fn place(&self) -> &Place {
+    #[doc(hidden)]
+    pub fn place(&self) -> &Place {
         &self.place
     }
 }
@@ -181,23 +183,24 @@ impl std::fmt::Display for Device {
     }
 }
 
-/// Runs the CPU arm with `T` bound to the device's number type, or the GPU arm with `gpu` bound to the [`Gpu`](crate::gpu::Gpu). The
+/// Runs the CPU arm with `T` bound to the device's number type, or the GPU arm with `gpu` bound to the [`Gpu`](crate::extend::Gpu). The
 /// only dispatch in the library.
+#[macro_export]
 macro_rules! on_device {
     ($device:expr, $T:ident => $cpu:expr) => {
-        $crate::device::on_device!($device, $T => $cpu, _gpu => panic!("no kernel for this yet"))
+        $crate::on_device!($device, $T => $cpu, _gpu => panic!("no kernel for this yet"))
     };
     ($device:expr, $T:ident => $cpu:expr, $gpu:ident => $cuda:expr) => {
         match ($device.place(), $device.dtype()) {
-            ($crate::device::Place::Cpu, $crate::DType::F32) => {
+            ($crate::Place::Cpu, $crate::DType::F32) => {
                 type $T = f32;
                 $cpu
             }
-            ($crate::device::Place::Cpu, $crate::DType::F64) => {
+            ($crate::Place::Cpu, $crate::DType::F64) => {
                 type $T = f64;
                 $cpu
             }
-            ($crate::device::Place::Gpu($gpu), _) => $cuda,
+            ($crate::Place::Gpu($gpu), _) => $cuda,
         }
     };
 }

@@ -15,8 +15,8 @@ mod request;
 pub(crate) use arena::Block;
 pub(crate) use graph::Graph;
 pub(crate) use open::is_expected;
-pub use request::GraphSize;
-pub(crate) use request::{Arg, Launch, Span, args};
+pub(crate) use request::args;
+pub use request::{Arg, GraphSize, Launch, Span};
 
 use crate::{DType, Error, MathMode, Result};
 use arena::{Arena, Memory};
@@ -27,7 +27,7 @@ use std::{
 };
 
 /// One stream on one card, the kernels loaded on it, and the memory of the current step.
-pub(crate) struct Gpu {
+pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     dtype: DType,
@@ -65,22 +65,22 @@ struct State {
 
 impl Gpu {
     /// The number type of kernels and tensors.
-    pub fn dtype(&self) -> DType {
+    pub(crate) fn dtype(&self) -> DType {
         self.dtype
     }
 
     /// How matrix products treat their operands.
-    pub fn math(&self) -> MathMode {
+    pub(crate) fn math(&self) -> MathMode {
         self.math
     }
 
     /// Whether every optimised kernel is replaced by its plain twin (`DOOD_CUDA_NAIVE=1` when the device was opened).
-    pub fn naive(&self) -> bool {
+    pub(crate) fn naive(&self) -> bool {
         self.naive
     }
 
     /// Name of the card, version of the driver, and whether the kernels are the plain ones.
-    pub fn description(&self) -> &str {
+    pub(crate) fn description(&self) -> &str {
         &self.description
     }
 
@@ -89,22 +89,22 @@ impl Gpu {
     }
 
     /// Names the op at work, for messages.
-    pub fn enter(&self, op: &'static str) {
+    pub(crate) fn enter(&self, op: &'static str) {
         self.state().op = op;
     }
 
     /// The clock: two words that count the replays of the graph that is being captured, else two zeros.
-    pub fn clock(&self) -> Span {
+    pub(crate) fn clock(&self) -> Span {
         self.state().clock
     }
 
     /// Kernels launched so far.
-    pub fn launches(&self) -> u64 {
+    pub(crate) fn launches(&self) -> u64 {
         self.state().launches
     }
 
     /// Device memory held by the arena, in bytes.
-    pub fn arena_bytes(&self) -> usize {
+    pub(crate) fn arena_bytes(&self) -> usize {
         self.state().arena.bytes()
     }
 
@@ -119,7 +119,7 @@ impl Gpu {
     }
 
     /// Whether an error is waiting to be asked for.
-    pub fn failed(&self) -> bool {
+    pub(crate) fn failed(&self) -> bool {
         self.state().error.is_some()
     }
 
@@ -127,7 +127,7 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Device`] or [`Error::DeviceMemory`].
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.wait();
         match self.state().error.take() {
             Some(error) => Err(error),
@@ -136,7 +136,7 @@ impl Gpu {
     }
 
     /// Waits for everything that was launched.
-    pub fn wait(&self) {
+    pub(crate) fn wait(&self) {
         let state = self.state();
         if state.error.is_some() || state.recording.is_some() {
             return;
@@ -148,7 +148,7 @@ impl Gpu {
     }
 
     /// Opens a step: until the matching [`Gpu::end_step`], memory comes from the arena.
-    pub fn begin_step(&self) {
+    pub(crate) fn begin_step(&self) {
         let mut state = self.state();
         if state.depth == 0 && state.recording.is_none() {
             state.arena.rewind();
@@ -157,12 +157,12 @@ impl Gpu {
     }
 
     /// Closes a step. Its memory is used again when the tensors in it are gone.
-    pub fn end_step(&self) {
+    pub(crate) fn end_step(&self) {
         self.state().depth -= 1;
     }
 
     /// Memory for `n` numbers: of the arena inside a step, its own outside.
-    pub fn alloc(&self, n: usize) -> Block {
+    pub(crate) fn alloc(&self, n: usize) -> Block {
         let bytes = (n * self.dtype.bytes()).max(1).next_multiple_of(arena::ALIGN);
         let mut state = self.state();
         if state.error.is_some() {
@@ -211,19 +211,19 @@ impl Gpu {
     }
 
     /// Device memory of a failed step: what it asked for so far, whether or not it got it, and what there was to have.
-    pub fn demand(&self) -> (usize, usize) {
+    pub(crate) fn demand(&self) -> (usize, usize) {
         let free = result::mem_get_info().map_or(0, |(free, _)| free);
         let state = self.state();
         (state.arena.asked(), free + state.arena.bytes())
     }
 
     /// Copies `bytes` to the device.
-    pub fn upload(&self, to: &Block, bytes: &[u8]) {
+    pub(crate) fn upload(&self, to: &Block, bytes: &[u8]) {
         self.write(to.address(), bytes);
     }
 
     /// Copies `bytes` to `address`.
-    pub fn write(&self, address: u64, bytes: &[u8]) {
+    pub(crate) fn write(&self, address: u64, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
@@ -233,7 +233,7 @@ impl Gpu {
     }
 
     /// Reads `bytes.len()` bytes from `address`; leaves 0xFF (NaN) where that is impossible.
-    pub fn read(&self, address: u64, bytes: &mut [u8]) {
+    pub(crate) fn read(&self, address: u64, bytes: &mut [u8]) {
         bytes.fill(0xFF);
         if bytes.is_empty() {
             return;
@@ -260,7 +260,7 @@ impl Gpu {
     }
 
     /// Copies on the device; both have the same length.
-    pub fn copy(&self, to: Span, from: Span) {
+    pub(crate) fn copy(&self, to: Span, from: Span) {
         if self.failed() || to.bytes == 0 {
             return;
         }
@@ -274,7 +274,7 @@ impl Gpu {
     }
 
     /// Sets all bytes to 0.
-    pub fn clear(&self, span: Span) {
+    pub(crate) fn clear(&self, span: Span) {
         self.fill_with(span, 0);
     }
 
@@ -297,7 +297,7 @@ impl Gpu {
 
     /// Numbers that never change, as an input of a kernel: sent when they are first asked for, and kept as long as the device is open.
     /// A step runs once before it is captured, so what it needs is there.
-    pub fn constant(&self, values: impl IntoIterator<Item = f64>) -> Arg {
+    pub(crate) fn constant(&self, values: impl IntoIterator<Item = f64>) -> Arg {
         let values: Vec<f64> = values.into_iter().collect();
         let key: Vec<u64> = values.iter().map(|x| x.to_bits()).collect();
         let mut constants = self.constants.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -318,7 +318,7 @@ impl Gpu {
     }
 
     /// Device memory with the given contents that outlives every step.
-    pub fn store(&self, bytes: &[u8]) -> Block {
+    pub(crate) fn store(&self, bytes: &[u8]) -> Block {
         let block = match Memory::new(&self.context, bytes.len().max(1).next_multiple_of(arena::ALIGN)) {
             Ok(memory) => Block::own(memory),
             Err(_) => {

@@ -40,6 +40,43 @@ pub fn gradcheck_at(xs: &[Tensor], f: impl for<'t> Fn(&'t Tape<'t>, &[Var<'t>]) 
     worst
 }
 
+/// Compares a device with double precision on the CPU, for `xs` as in [`gradcheck`]: the results of `f` and all gradients.
+///
+/// Returns the largest difference relative to the largest number of its kind; infinite where something is not finite. Around 1e-6 is what
+/// single precision does; a kernel that is wrong is far from it.
+///
+/// # Errors
+/// What went wrong on the device, such as a kernel that does not compile.
+pub fn device_error(
+    device: &Device,
+    shapes: &[&[usize]],
+    f: impl for<'t> Fn(&'t Tape<'t>, &[Var<'t>]) -> Var<'t>,
+) -> crate::Result<f64> {
+    let run = |device: &Device| {
+        let draw = |(k, shape): (usize, &&[usize])| Rng::new(1, 0).normal_tensor(device, Stream(k as u32), shape);
+        let xs: Vec<Tensor> = shapes.iter().enumerate().map(draw).collect();
+        let (_, mut all) = projected(device, &xs, true, &f);
+        let tape = Tape::without_params(device);
+        all.push(values(&tape, &xs, &f));
+        let all: Vec<Vec<f64>> = all.iter().map(Tensor::to_f64).collect();
+        device.check().map(|()| all)
+    };
+    let (found, wanted) = (run(device)?, run(&Device::cpu_f64())?);
+    let distance = |(found, wanted): (&Vec<f64>, &Vec<f64>)| {
+        let size = wanted.iter().fold(1e-30f64, |most, x| most.max(x.abs()));
+        found.iter().zip(wanted).fold(0.0f64, |worst, (a, b)| match (a - b).abs() / size {
+            error if error.is_finite() => worst.max(error),
+            _ => f64::INFINITY,
+        })
+    };
+    Ok(found.iter().zip(&wanted).map(distance).fold(0.0, f64::max))
+}
+
+fn values<'t>(tape: &'t Tape<'t>, xs: &[Tensor], f: &impl Fn(&'t Tape<'t>, &[Var<'t>]) -> Var<'t>) -> Tensor {
+    let vars: Vec<Var<'t>> = xs.iter().map(|x| tape.input(x.clone())).collect();
+    f(tape, &vars).value()
+}
+
 /// Σ w·f(xs) with fixed random w, and its gradients.
 fn projected(
     device: &Device,

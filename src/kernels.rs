@@ -83,6 +83,48 @@ defines! {
     }
 }
 
+/// CUDA C++ with kernels, and what messages call it.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+pub struct Kernels {
+    name: &'static str,
+    /// That of `kernels/<name>.cu` if there is none.
+    text: Option<&'static str>,
+}
+
+impl Kernels {
+    /// Kernels of a program's own. Their text begins where `kernels/common.cuh` ends: `KERNEL`, `REAL`, `put` and all else in it are there.
+    ///
+    /// # Safety
+    /// Each of them, launched with the arguments that it declares and the sizes that the caller passes, reads and writes nothing but the
+    /// tensors among these.
+    pub const unsafe fn new(name: &'static str, text: &'static str) -> Self {
+        Kernels { name, text: Some(text) }
+    }
+
+    /// Those of `kernels/<file>.cu`.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn own(file: &'static str) -> Self {
+        Kernels { name: file, text: None }
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(crate) fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// What no other kernels have.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn key(self) -> &'static str {
+        self.text.unwrap_or(self.name)
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(crate) fn text(self) -> Option<Cow<'static, str>> {
+        self.text.map(Cow::from).or_else(|| source(self.name))
+    }
+}
+
 /// The text of a file: that in the folder `DOOD_KERNELS` where it is set, so that a kernel can be changed without building anything.
 fn text(name: &str, ending: &str, all: &[(&str, &'static str)]) -> Option<Cow<'static, str>> {
     if let Some(folder) = std::env::var_os("DOOD_KERNELS") {

@@ -28,6 +28,8 @@
 //! Adam::new(&params, &[0.1]).step(&mut params, &grads);
 //! ```
 //!
+//! The [`guide`] goes on from here: ten steps from a tensor to a trained network. [`extend`] is for ops and kernels of your own.
+//!
 //! # Reading the source
 //!
 //! "Section N" in comments is a section of `docs/model.md`, the exact specification of the model.
@@ -40,8 +42,8 @@
 //! 3. [`ops`]: one file per differentiable function, its formula at the top, forward and backward side by side. Begin with
 //!    `ops/linear.rs`; the renderer is `ops/render_stroke.rs`. [`gradcheck`](mod@gradcheck) is what holds them to account.
 //! 4. [`Params`] (`params.rs`): all parameters in one block of memory, addressed by [`ParamId`]; [`Grads`] is laid out alike.
-//! 5. [`optim`]: Adam over that block. [`rng`]: random numbers that depend on their key and place only.
-//! 6. [`nn`]: linear layers, MLPs, a GRU and a CNN, as parameter ids and a forward function.
+//! 5. [`optim`]: Adam and others over that block. [`rng`]: random numbers that depend on their key and place only.
+//! 6. [`nn`]: linear layers, convolutions, MLPs, a GRU, as parameter ids and a forward function.
 //! 7. [`model`]: the paper. [`model::Config`] has all sizes, [`model::Model::recognise`] draws an image stroke by stroke,
 //!    [`model::objective`] is what training minimises.
 //! 8. [`data`]: where images come from.
@@ -56,7 +58,7 @@
 //! ground   error observer files dtype real kernels rng cpu matmul
 //! card     gpu
 //! engine   device tensor slot op profile params tape
-//! parts    ops gradcheck optim nn
+//! parts    ops gradcheck extend optim nn
 //! paper    model
 //! work     data checkpoint figures metrics refine measure eval train
 //! ```
@@ -74,6 +76,7 @@ mod device;
 mod dtype;
 pub mod error;
 pub mod eval;
+pub mod extend;
 pub mod figures;
 pub mod files;
 #[cfg(feature = "cuda")]
@@ -102,7 +105,7 @@ mod tape;
 mod tensor;
 pub mod train;
 
-pub use device::Device;
+pub use device::{Device, Place};
 pub use dtype::{DType, MathMode};
 pub use error::{Error, Result};
 pub use observer::Observer;
@@ -110,6 +113,9 @@ pub use params::{Grads, ParamId, Params, ParamsBuilder, Spec};
 pub use slot::Slot;
 pub use tape::{NodeGrads, Tape, Var};
 pub use tensor::Tensor;
+
+#[doc = include_str!("../docs/guide.md")]
+pub mod guide {}
 
 /// The examples of the README are tests too.
 #[cfg(doctest)]

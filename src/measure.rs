@@ -4,7 +4,7 @@
 use crate::{
     Device, Observer, Params, Result, Tape, Tensor, Var,
     data::Images,
-    model::{Dropout, Model, Noise, Pass, Step},
+    model::{Model, Noise, Pass, Step},
     refine::refine,
     rng::Rng,
 };
@@ -218,15 +218,7 @@ pub(crate) fn draw(
                 let x = x.reshape(&[&[rows], &images.shape()[1..]].concat());
                 let noise = Noise::for_strokes(model, device, (strokes, rows), Rng::new(rng.seed, pass_number));
                 let hold = protocol.ends == Ends::All;
-                let pass = Pass {
-                    noise,
-                    dropout: Dropout::Off,
-                    skip_stopped: true,
-                    baseline: false,
-                    hold,
-                    watch: false,
-                    copies: particles,
-                };
+                let pass = Pass { hold, copies: particles, ..Pass::plain(noise) };
                 let tape = Tape::eval(params);
                 let moved = moves.as_ref().map(|moves| moves.of(&tape, (first - block.start, count), particles));
                 let steps = model.recognise_moved(&tape, &x, &pass, moved.unwrap_or_default());

@@ -142,6 +142,30 @@ impl Gru {
     }
 }
 
+/// Rows of mean 0 and variance 1, stretched and moved as was learned: see [`Var::layer_norm`].
+#[derive(Clone, Copy, Debug)]
+pub struct LayerNorm {
+    weight: ParamId,
+    bias: ParamId,
+}
+
+impl LayerNorm {
+    /// For rows of `size` numbers, which are first left as they are.
+    pub fn new(p: &mut ParamsBuilder, name: &str, size: usize) -> Self {
+        p.scope(name, |p| LayerNorm {
+            weight: p.add("weight", &[size], |_| 1.0),
+            bias: p.add("bias", &[size], |_| 0.0),
+        })
+    }
+
+    /// x `[…, size]` → `[…, size]`, with ε = 1e-5.
+    #[track_caller]
+    pub fn forward<'t>(&self, x: Var<'t>) -> Var<'t> {
+        let tape = x.tape();
+        x.layer_norm(tape.param(self.weight), tape.param(self.bias), 1e-5)
+    }
+}
+
 /// A convolution of images with square kernels.
 #[derive(Clone, Copy, Debug)]
 pub struct Conv2d {

@@ -6,12 +6,17 @@ mod conv_pair;
 mod dropout;
 mod dropout_linear;
 mod elementwise;
+mod gather;
 mod gru;
+mod layer_norm;
 mod linear;
+mod matmul;
 mod pointwise;
 mod pool;
+mod reduce;
 mod shape;
 mod softmax;
+mod view;
 
 // Layouts: where a stroke goes.
 mod affine;
@@ -63,5 +68,5 @@ pub use thicken::{Thicker, thicken};
 
 #[track_caller]
 pub(crate) fn same_shape(op: &str, a: &Tensor, b: &Tensor) {
-    assert_eq!(a.shape(), b.shape(), "{op}: the shapes differ");
+    assert!(a.shape() == b.shape(), "{op}: {:?} and {:?}; wanted the same shape twice", a.shape(), b.shape());
 }

@@ -1,9 +1,10 @@
-//! Adam over the whole slab, with one learning rate per group.
+//! How parameters move along their gradients: Adam, AdamW, and gradient descent with momentum, over the whole slab, with one learning rate
+//! per group; and how long gradients may be.
 
 use crate::{
     Grads, Params, Tensor, cpu,
     device::on_device,
-    gpu::{Arg, Launch, args},
+    gpu::{Arg, Gpu, Launch, args},
     kernels::adam::{BETA1, BETA2, EPS},
     real::Real,
 };
@@ -45,8 +46,7 @@ pub struct Adam {
 impl Adam {
     /// Zero moments; `rates[g]` is the learning rate of group g.
     pub fn new(params: &Params, rates: &[f64]) -> Self {
-        let groups = params.specs().iter().map(|s| s.group + 1).max().unwrap_or(0);
-        assert!(groups <= rates.len(), "adam: {groups} groups but {} learning rates", rates.len());
+        check_groups("adam", params, rates);
         let zeros = || Tensor::zeros(params.device(), params.slab().shape());
         Adam { m: zeros(), v: zeros(), step: 0, rates: rates.to_vec(), schedule: Schedule::CONSTANT }
     }
@@ -134,6 +134,148 @@ impl Adam {
     }
 }
 
+/// Adam with decoupled weight decay (Loshchilov and Hutter, 2019): p ← p·(1 − rate·λ), then Adam's update.
+pub struct AdamW {
+    adam: Adam,
+    decay: f64,
+}
+
+impl AdamW {
+    /// Decays by `decay` (λ) what `adam` updates; its rates and its schedule are those of the decay, too.
+    pub fn new(adam: Adam, decay: f64) -> Self {
+        AdamW { adam, decay }
+    }
+
+    /// The Adam in it: its number of updates, its moments, what it takes to go on.
+    pub fn adam(&mut self) -> &mut Adam {
+        &mut self.adam
+    }
+
+    /// One update.
+    pub fn step(&mut self, params: &mut Params, grads: &Grads) {
+        let factor = self.adam.schedule.factor(self.adam.step + 1);
+        for (range, group) in runs(params) {
+            let factor = 1.0 - self.adam.rates[group] * factor * self.decay;
+            let device = params.device().clone();
+            on_device!(device, T => scale(&mut params.slab_mut::<T>()[range], factor), gpu => {
+                scale_on_gpu(gpu, &params.slab().window(range.start, &[range.len()]), factor);
+            });
+        }
+        self.adam.step(params, grads);
+    }
+}
+
+/// Stochastic gradient descent with momentum: v ← μ·v + g + λ·p, p ← p − rate·v.
+pub struct Sgd {
+    velocity: Tensor,
+    step: u64,
+    rates: Vec<f64>,
+    momentum: f64,
+    decay: f64,
+    schedule: Schedule,
+}
+
+impl Sgd {
+    /// At rest; `rates[g]` is the learning rate of group g, μ is `momentum` (0 for none), and there is no decay.
+    pub fn new(params: &Params, rates: &[f64], momentum: f64) -> Self {
+        check_groups("sgd", params, rates);
+        let velocity = Tensor::zeros(params.device(), params.slab().shape());
+        Sgd { velocity, step: 0, rates: rates.to_vec(), momentum, decay: 0.0, schedule: Schedule::CONSTANT }
+    }
+
+    /// The same with weight decay λ.
+    pub fn with_decay(self, decay: f64) -> Self {
+        Sgd { decay, ..self }
+    }
+
+    /// The same with rates that change.
+    pub fn with_schedule(self, schedule: Schedule) -> Self {
+        Sgd { schedule, ..self }
+    }
+
+    /// How many updates were made.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// v, laid out like [`Params::slab`].
+    pub fn velocity(&self) -> &Tensor {
+        &self.velocity
+    }
+
+    /// Continues from a saved velocity and a saved number of updates.
+    #[track_caller]
+    pub fn restore(&mut self, velocity: Tensor, step: u64) {
+        assert_eq!(velocity.shape(), self.velocity.shape(), "sgd: the velocity of another model");
+        (self.velocity, self.step) = (velocity, step);
+    }
+
+    /// One update.
+    pub fn step(&mut self, params: &mut Params, grads: &Grads) {
+        self.step += 1;
+        let factor = self.schedule.factor(self.step);
+        for (range, group) in runs(params) {
+            let rate = self.rates[group] * factor;
+            let device = params.device().clone();
+            on_device!(device, T => {
+                let (p, v) = (&mut params.slab_mut::<T>()[range.clone()], &mut self.velocity.slice_mut::<T>()[range.clone()]);
+                let g = &grads.slab().slice::<T>()[range];
+                let [rate, momentum, decay] = [rate, self.momentum, self.decay].map(T::of);
+                cpu::each_row_of_two(p, v, cpu::BLOCK, 1, #[inline(always)] |block, p, v| {
+                    let g = &g[block * cpu::BLOCK..][..p.len()];
+                    for i in 0..p.len() {
+                        v[i] = momentum * v[i] + g[i] + decay * p[i];
+                        p[i] -= rate * v[i];
+                    }
+                });
+            }, gpu => {
+                let part = |slab: &Tensor| slab.window(range.start, &[range.len()]);
+                let (g, p, v) = (part(grads.slab()), part(params.slab()), part(&self.velocity));
+                let [rate, momentum, decay] = [rate, self.momentum, self.decay].map(Arg::Real);
+                let args = args![&g, p.out(), v.out(), range.len(), rate, momentum, decay];
+                gpu.launch("optim", "sgd", Launch::elements(range.len()), args);
+            });
+        }
+    }
+}
+
+/// Makes gradients shorter, all by the same factor, if their common Euclidean norm is more than `most`; returns the norm that they had.
+/// Waits for the device. A norm that is not finite changes nothing: it is the caller's to look at.
+pub fn clip_norm(grads: &mut Grads, most: f64) -> f64 {
+    let norm = grads.slab().to_f64().iter().map(|g| g * g).sum::<f64>().sqrt();
+    if norm > most && norm.is_finite() {
+        let (device, factor) = (grads.slab().device().clone(), most / norm);
+        on_device!(device, T => scale(grads.slab_mut::<T>(), factor), gpu => scale_on_gpu(gpu, grads.slab(), factor));
+    }
+    norm
+}
+
+fn scale<T: Real>(values: &mut [T], factor: f64) {
+    let factor = T::of(factor);
+    cpu::each_block(
+        values,
+        #[inline(always)]
+        |_, values| values.iter_mut().for_each(|v| *v *= factor),
+    );
+}
+
+fn scale_on_gpu(gpu: &Gpu, values: &Tensor, factor: f64) {
+    let n = values.len();
+    gpu.launch("optim", "scale", Launch::elements(n), args![values.out(), n, Arg::Real(factor)]);
+}
+
+/// Where neighbours of one group lie in a slab, and which group.
+fn runs(params: &Params) -> Vec<(std::ops::Range<usize>, usize)> {
+    let runs = params.specs().chunk_by(|a, b| a.group == b.group);
+    runs.map(|run| (run[0].range().start..run[run.len() - 1].range().end, run[0].group)).collect()
+}
+
+#[track_caller]
+fn check_groups(name: &str, params: &Params, rates: &[f64]) {
+    let groups = params.specs().iter().map(|s| s.group + 1).max().unwrap_or(0);
+    assert!(groups <= rates.len(), "{name}: {groups} groups but {} learning rates", rates.len());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +324,54 @@ mod tests {
                 adam.step(&mut params, &grads);
             }
             assert!(last < 0.05, "loss {last}");
+        }
+    }
+
+    /// Two groups of one number each, and gradients for them.
+    fn two(device: &Device, values: [f64; 2], gradients: [f64; 2]) -> (Params, Grads, [crate::ParamId; 2]) {
+        let mut builder = ParamsBuilder::new();
+        let a = builder.add("a", &[1], |_| values[0]);
+        builder.group(1);
+        let b = builder.add("b", &[1], |_| values[1]);
+        let params = builder.build(device);
+        let mut grads = Grads::zeros(&params);
+        grads.set(a, &gradients[..1]);
+        grads.set(b, &gradients[1..]);
+        (params, grads, [a, b])
+    }
+
+    #[test]
+    fn momentum_and_decay_are_those_of_the_formulas() {
+        let device = Device::cpu_f64();
+        let (mut params, grads, [a, b]) = two(&device, [1.0, 2.0], [0.5, -1.0]);
+        let mut sgd = Sgd::new(&params, &[0.1, 0.2], 0.9).with_decay(0.01);
+        let (mut p, mut v) = ([1.0, 2.0], [0.0, 0.0]);
+        for _ in 0..3 {
+            sgd.step(&mut params, &grads);
+            for i in 0..2 {
+                v[i] = 0.9 * v[i] + [0.5, -1.0][i] + 0.01 * p[i];
+                p[i] -= [0.1, 0.2][i] * v[i];
+            }
+        }
+        for (id, wanted) in [a, b].into_iter().zip(p) {
+            assert!((params.get(id).item() - wanted).abs() < 1e-12);
+        }
+
+        let (mut params, grads, [a, _]) = two(&device, [1.0, 2.0], [0.5, -1.0]);
+        let adam = Adam::new(&params, &[0.1, 0.2]);
+        AdamW::new(adam, 0.5).step(&mut params, &grads);
+        // The first step of Adam is the rate, against the sign of the gradient.
+        assert!((params.get(a).item() - (1.0 * (1.0 - 0.1 * 0.5) - 0.1)).abs() < 1e-8);
+    }
+
+    #[test]
+    fn long_gradients_are_clipped_and_short_ones_are_not() {
+        for device in [Device::cpu(), Device::cpu_f64()] {
+            let (_, mut grads, [a, b]) = two(&device, [0.0, 0.0], [3.0, -4.0]);
+            assert_eq!(clip_norm(&mut grads, 10.0), 5.0);
+            assert_eq!(grads.get(b).item(), -4.0);
+            assert_eq!(clip_norm(&mut grads, 1.0), 5.0);
+            assert!((grads.get(a).item() - 0.6).abs() < 1e-6 && (clip_norm(&mut grads, 9.0) - 1.0).abs() < 1e-6);
         }
     }
 }

@@ -221,6 +221,10 @@ impl Grads {
         &self.slab
     }
 
+    pub(crate) fn slab_mut<T: Real>(&mut self) -> &mut [T] {
+        self.slab.slice_mut()
+    }
+
     /// Sets everything to zero.
     pub fn clear(&mut self) {
         let device = self.slab.device().clone();

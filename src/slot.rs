@@ -108,7 +108,7 @@ impl<'a> Slot<'a> {
     }
 
     /// The sum so far, to be added to.
-    pub(crate) fn add<T: Real>(&mut self) -> &mut [T] {
+    pub fn add<T: Real>(&mut self) -> &mut [T] {
         let (values, fresh) = self.write();
         if fresh {
             values.fill(T::ZERO);
@@ -117,7 +117,7 @@ impl<'a> Slot<'a> {
     }
 
     /// The memory, and whether its contents are meaningless: then the caller must write every element, otherwise add to each.
-    pub(crate) fn write<T: Real>(&mut self) -> (&mut [T], bool) {
+    pub fn write<T: Real>(&mut self) -> (&mut [T], bool) {
         let fresh = std::mem::replace(&mut self.fresh, false);
         let values = match &mut self.memory {
             Memory::Owned(value) => value.slice_mut(),
@@ -131,6 +131,6 @@ impl<'a> Slot<'a> {
 /// The two arguments of a gradient: where it goes (null if nobody wants it), and whether to add to what is there.
 ///
 /// To be asked for once for each launch that writes: it takes note that the slot has been written.
-pub(crate) fn grad(slot: &mut Option<Slot>) -> [Arg; 2] {
+pub fn grad(slot: &mut Option<Slot>) -> [Arg; 2] {
     slot.as_mut().map_or([Arg::Out(Span::NONE), Arg::Int(0)], Slot::arg)
 }

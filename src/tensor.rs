@@ -134,7 +134,7 @@ impl Tensor {
     }
 
     /// Memory that the caller writes whole. Debug builds fill it with NaN, so that an unwritten element shows.
-    pub(crate) fn empty(device: &Device, shape: &[usize]) -> Self {
+    pub fn empty(device: &Device, shape: &[usize]) -> Self {
         if cfg!(debug_assertions) && device.gpu().is_none() {
             return Self::full(device, shape, f64::NAN);
         }
@@ -213,8 +213,8 @@ impl Tensor {
         Span { address: self.address(), bytes: self.len() * self.device.dtype().bytes() }
     }
 
-    /// The tensor as the output of a kernel.
-    pub(crate) fn out(&self) -> Arg {
+    /// The tensor as the output of a kernel. Panics on the CPU.
+    pub fn out(&self) -> Arg {
         Arg::Out(self.span())
     }
 
@@ -275,7 +275,12 @@ impl Tensor {
     /// The same memory under another shape.
     #[track_caller]
     pub fn reshape(&self, shape: &[usize]) -> Tensor {
-        assert_eq!(self.len(), shape.iter().product::<usize>(), "reshape of {:?} to {shape:?}", self.shape);
+        assert_eq!(
+            self.len(),
+            shape.iter().product::<usize>(),
+            "reshape: {:?} to {shape:?}; wanted as many elements",
+            self.shape
+        );
         Tensor { shape: shape.to_vec(), ..self.clone() }
     }
 
@@ -320,12 +325,13 @@ impl Tensor {
         Tensor { at: self.at + at, shape: shape.to_vec(), ..self.clone() }
     }
 
-    pub(crate) fn slice<T: Real>(&self) -> &[T] {
+    /// The values in the precision of the device, row-major: `T` is `f32` or `f64`. Panics for the other, and on a GPU.
+    pub fn slice<T: Real>(&self) -> &[T] {
         &self.buffer.slice()[self.at..self.at + self.len()]
     }
 
-    /// Write access, while nothing else shares the memory.
-    pub(crate) fn slice_mut<T: Real>(&mut self) -> &mut [T] {
+    /// Write access, while nothing else shares the memory; else, and as in [`Tensor::slice`], it panics.
+    pub fn slice_mut<T: Real>(&mut self) -> &mut [T] {
         let (at, n) = (self.at, self.len());
         let buffer = Arc::get_mut(&mut self.buffer).expect("this tensor is shared, so it can no longer be written");
         &mut buffer.slice_mut()[at..at + n]

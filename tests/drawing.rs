@@ -2,7 +2,7 @@
 
 use dood::{
     Device, Params, Tape, Tensor,
-    model::{Config, Drawings, Dropout, Each, Heat, Model, Noise, Pass, Pen, Scorer, Start, State, Variant},
+    model::{Config, Drawings, Each, Heat, Model, Noise, Pass, Pen, Scorer, Start, State, Variant},
     ops::{Likelihood, Placement},
     rng::{Rng, Stream},
 };
@@ -101,8 +101,7 @@ fn imagine(model: &Model, params: &Params, start: &State<Tensor>, noise: &Noise)
 }
 
 fn recognise(model: &Model, params: &Params, x: &Tensor, noise: Noise, copies: usize) -> Drawings {
-    let pass =
-        Pass { noise, dropout: Dropout::Off, skip_stopped: true, baseline: false, hold: false, watch: false, copies };
+    let pass = Pass { copies, ..Pass::plain(noise) };
     let tape = Tape::eval(params);
     let steps = model.recognise(&tape, x, &pass);
     Drawings::of(model, &steps, Some(x), &model.blank(params.device(), x.shape()[0]))

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Device, Error, Observer, Params, Result, Tape, Tensor, checkpoint,
     measure::Protocol,
-    model::{Drawings, Dropout, Each, Heat, Model, Noise, Pass, Pen, Scorer, State},
+    model::{Drawings, Each, Heat, Model, Noise, Pass, Pen, Scorer, State},
     observer::task,
     rng::Rng,
 };
@@ -88,15 +88,7 @@ impl Artist {
     /// One drawing of each image x `[N, H, W]` in at most `strokes` strokes; q chooses and p scores.
     pub fn recognise(&self, x: &Tensor, strokes: usize, rng: Rng) -> Result<Drawings> {
         let noise = Noise::for_strokes(&self.model, self.device(), (strokes, x.shape()[0]), rng);
-        let pass = Pass {
-            noise,
-            dropout: Dropout::Off,
-            skip_stopped: true,
-            baseline: false,
-            hold: false,
-            watch: false,
-            copies: 1,
-        };
+        let pass = Pass::plain(noise);
         let tape = Tape::eval(&self.params);
         let steps = self.model.recognise(&tape, x, &pass);
         let start = self.model.blank(self.device(), x.shape()[0]);

@@ -5,13 +5,13 @@
 #[allow(dead_code)]
 mod request;
 
-pub use request::GraphSize;
-pub(crate) use request::{Arg, Launch, Span, args};
+pub(crate) use request::args;
+pub use request::{Arg, GraphSize, Launch, Span};
 
-use crate::{DType, Error, MathMode, Observer, Result};
+use crate::{DType, Error, MathMode, Observer, Result, kernels::Kernels};
 
 /// There is none.
-pub(crate) enum Gpu {}
+pub enum Gpu {}
 
 /// Memory on none.
 pub(crate) struct Block(Gpu);
@@ -22,16 +22,21 @@ pub(crate) struct Graph(Gpu);
 /// Methods of what does not exist.
 macro_rules! absent {
     ($($name:ident($($arg:ty),*) $(-> $out:ty)?;)*) => {
-        $(pub fn $name(&self, $(_: $arg),*) $(-> $out)? { match *self {} })*
+        $(pub(crate) fn $name(&self, $(_: $arg),*) $(-> $out)? { match *self {} })*
     };
 }
 
 impl Gpu {
     /// # Errors
     /// Always.
-    pub fn open(_ordinal: usize, _dtype: DType, _math: MathMode) -> Result<Self> {
+    pub(crate) fn open(_ordinal: usize, _dtype: DType, _math: MathMode) -> Result<Self> {
         let why = "this program was built without it (the cargo feature `cuda`)";
         Err(Error::Device(format!("device cuda cannot be used: {why}; --device cpu runs everything")))
+    }
+
+    /// Launches nothing: there is no GPU.
+    pub fn launch_from(&self, _: &Kernels, _: &'static str, _: Launch, _: &[Arg]) {
+        match *self {}
     }
 
     absent! {

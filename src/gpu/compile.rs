@@ -3,7 +3,7 @@
 use super::{Gpu, cache};
 use crate::{
     Error, Observer, Result,
-    kernels::{SOURCES, assemble, options, source},
+    kernels::{Kernels, SOURCES, assemble, options, source},
     observer::Unit,
 };
 use cudarc::{
@@ -107,13 +107,14 @@ unsafe fn image(program: sys::nvrtcProgram, machine_code: bool) -> Result<Vec<u8
 }
 
 impl Gpu {
-    /// The module of `kernels/<file>.cu`, from memory, from the cache on disk, or compiled.
-    pub(super) fn module(&self, file: &'static str) -> Result<Arc<CudaModule>> {
+    /// The module of these kernels, from memory, from the cache on disk, or compiled.
+    pub(super) fn module(&self, kernels: Kernels) -> Result<Arc<CudaModule>> {
         let mut modules = self.modules.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(module) = modules.get(file) {
+        if let Some(module) = modules.get(kernels.key()) {
             return Ok(module.clone());
         }
-        let text = source(file).ok_or_else(|| Error::Device(format!("there is no kernels/{file}.cu")))?;
+        let file = kernels.name();
+        let text = kernels.text().ok_or_else(|| Error::Device(format!("there is no kernels/{file}.cu")))?;
         let (source, options) = (assemble(file, &text), options(&self.target.architecture, self.dtype));
         let key = cache::key(&source, &options, self.target.version);
         let load = |image: Vec<u8>| self.context.load_module(Ptx::from_binary(image));
@@ -129,7 +130,7 @@ impl Gpu {
                 })?
             }
         };
-        modules.insert(file, module.clone());
+        modules.insert(kernels.key(), module.clone());
         Ok(module)
     }
 }
@@ -137,7 +138,7 @@ impl Gpu {
 impl Gpu {
     /// Compiles what the cache on disk lacks, several files at a time: else each is compiled when its first kernel is launched. What
     /// goes wrong here is told there. An observer that stops leaves the rest to those launches.
-    pub fn compile_all(&self, observer: &dyn Observer) {
+    pub(crate) fn compile_all(&self, observer: &dyn Observer) {
         let options = options(&self.target.architecture, self.dtype);
         let prepare = |&(file, _): &(&'static str, &str)| {
             let source = assemble(file, &source(file)?);

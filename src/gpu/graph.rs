@@ -133,7 +133,7 @@ impl Gpu {
     ///
     /// # Errors
     /// What made the step impossible to capture: memory that the step before did not need, a value sent or read back.
-    pub fn capture(self: &Arc<Self>, step: impl FnOnce()) -> Result<Graph> {
+    pub(crate) fn capture(self: &Arc<Self>, step: impl FnOnce()) -> Result<Graph> {
         self.check()?;
         let failed =
             |e: DriverError| Error::Device(format!("the training step cannot be captured as a CUDA graph: {e}"));

@@ -4,7 +4,7 @@ use super::{Arg, Gpu, Launch};
 use crate::{
     DType, Error,
     kernels::{
-        self,
+        Kernels,
         common::{SIZES, TABLE},
     },
 };
@@ -33,15 +33,27 @@ pub(super) struct Loaded {
 }
 
 impl Gpu {
-    /// Launches kernel `name` of `kernels/<file>.cu`. An empty grid launches nothing.
+    /// Launches kernel `name` of a program's own `kernels`. An empty grid launches nothing.
     ///
-    /// Panics if the arguments are not those of the kernel; errors of the device are kept for [`Gpu::check`].
+    /// Panics if the arguments are not those of the kernel; errors of the device, of which text that does not compile is one, are kept for
+    /// [`Device::check`](crate::Device::check).
     #[track_caller]
-    pub fn launch(&self, file: &'static str, name: &'static str, launch: Launch, args: &[Arg]) {
+    pub fn launch_from(&self, kernels: &Kernels, name: &'static str, launch: Launch, args: &[Arg]) {
+        self.start(*kernels, name, launch, args);
+    }
+
+    /// The same, of `kernels/<file>.cu`.
+    #[track_caller]
+    pub(crate) fn launch(&self, file: &'static str, name: &'static str, launch: Launch, args: &[Arg]) {
+        self.start(Kernels::own(file), name, launch, args);
+    }
+
+    #[track_caller]
+    fn start(&self, kernels: Kernels, name: &'static str, launch: Launch, args: &[Arg]) {
         if self.failed() || launch.grid.contains(&0) {
             return;
         }
-        let Some(function) = self.function(file, name, args, launch.shared) else { return };
+        let Some(function) = self.function(kernels, name, args, launch.shared) else { return };
         let (mut reads, mut writes) = (vec![], vec![]);
         for arg in args {
             match arg {
@@ -92,17 +104,18 @@ impl Gpu {
     /// The kernel, compiled and loaded at its first use, when its parameters are held against the arguments as well; allowed to have
     /// `shared` bytes of dynamic shared memory.
     #[track_caller]
-    fn function(&self, file: &'static str, name: &'static str, args: &[Arg], shared: usize) -> Option<CudaFunction> {
+    fn function(&self, kernels: Kernels, name: &'static str, args: &[Arg], shared: usize) -> Option<CudaFunction> {
         // More than 48 KB must be asked for, and what the kernel declares itself counts too.
         const FREE: usize = 32 << 10;
         let mut functions = self.functions.lock().unwrap_or_else(|e| e.into_inner());
-        let loaded = match functions.entry((file, name)) {
+        let loaded = match functions.entry((kernels.key(), name)) {
             Entry::Occupied(found) => found.into_mut(),
             Entry::Vacant(place) => {
-                let source = kernels::source(file).unwrap_or_else(|| panic!("there is no kernels/{file}.cu"));
+                let file = kernels.name();
+                let source = kernels.text().unwrap_or_else(|| panic!("there is no kernels/{file}.cu"));
                 check_signature(&source, file, name, args);
                 let failed = |e| Error::Device(format!("kernel {name} cannot be loaded: {e}"));
-                match self.module(file).and_then(|module| module.load_function(name).map_err(failed)) {
+                match self.module(kernels).and_then(|module| module.load_function(name).map_err(failed)) {
                     Ok(function) => place.insert(Loaded { function, shared: FREE }),
                     Err(error) => {
                         self.fail(error);

@@ -22,7 +22,7 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Device`], with what is missing and what to do about it.
-    pub fn open(ordinal: usize, dtype: DType, math: MathMode) -> Result<Self> {
+    pub(crate) fn open(ordinal: usize, dtype: DType, math: MathMode) -> Result<Self> {
         // The bindings panic when a library is absent, so each is asked for first.
         // SAFETY: only looks for the library.
         if !unsafe { sys::is_culib_present() } {

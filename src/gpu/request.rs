@@ -4,8 +4,10 @@ use crate::kernels::common::{SIZES, TABLE};
 
 /// A stretch of device memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Span {
+pub struct Span {
+    /// Of its first byte.
     pub address: u64,
+    /// How long it is.
     pub bytes: usize,
 }
 
@@ -14,14 +16,14 @@ impl Span {
     pub const NONE: Span = Span { address: 0, bytes: 0 };
 
     /// Whether some byte is in both.
-    pub fn meets(self, other: Span) -> bool {
+    pub(crate) fn meets(self, other: Span) -> bool {
         self.address < other.address + other.bytes as u64 && other.address < self.address + self.bytes as u64
     }
 }
 
 /// A kernel argument, by value. Shapes and constants go by value too: nothing is uploaded for a launch.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Arg {
+pub enum Arg {
     /// `const REAL*`.
     In(Span),
     /// `REAL*`.
@@ -99,7 +101,8 @@ fn int(size: usize) -> i32 {
     i32::try_from(size).expect("a size passed to a kernel is below 2^31")
 }
 
-/// A list of [`Arg`]s.
+/// A list of [`Arg`](crate::extend::Arg)s: a tensor is an input, a `usize` an `int`; everything else says what it is.
+#[macro_export]
 macro_rules! args {
     ($($arg:expr),* $(,)?) => { &[$($crate::gpu::Arg::from($arg)),*] };
 }
@@ -107,7 +110,7 @@ pub(crate) use args;
 
 /// How many blocks of how many threads.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Launch {
+pub struct Launch {
     pub(super) grid: [usize; 3],
     pub(super) threads: usize,
     pub(super) shared: usize,

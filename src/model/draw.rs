@@ -32,6 +32,14 @@ pub struct Pass {
     pub copies: usize,
 }
 
+impl Pass {
+    /// As images are measured and redrawn: dropout off, nothing kept, nothing learned.
+    pub fn plain(noise: Noise) -> Self {
+        let dropout = Dropout::Off;
+        Pass { noise, dropout, skip_stopped: true, baseline: false, hold: false, watch: false, copies: 1 }
+    }
+}
+
 /// One stroke, and where the drawing stands after it. Log densities are masked: 0 once the drawing has stopped.
 pub struct Step<'t> {
     /// o of the step before `[N]`.

@@ -197,15 +197,7 @@ impl Model {
     pub fn log_weights(&self, params: &Params, x: &Tensor, particles: usize, noise: Noise) -> Tensor {
         let repeated = Tensor::stack(&vec![x.clone(); particles]);
         let repeated = repeated.reshape(&[&[particles * x.shape()[0]], &x.shape()[1..]].concat());
-        let pass = Pass {
-            noise,
-            dropout: Dropout::Off,
-            skip_stopped: true,
-            baseline: false,
-            hold: false,
-            watch: false,
-            copies: 1,
-        };
+        let pass = Pass::plain(noise);
         let tape = Tape::eval(params);
         let steps = self.recognise(&tape, &repeated, &pass);
         self.log_weight(&repeated, &steps).value().reshape(&[particles, x.shape()[0]])

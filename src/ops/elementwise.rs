@@ -1,6 +1,6 @@
-//! Elementwise sums, differences and products, and sums over rows or everything.
+//! Elementwise sums, differences and products. Those of two values go together by NumPy's rules.
 
-use super::{Op, same_shape};
+use super::{Op, same_shape, view::broadcast};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
@@ -206,46 +206,6 @@ impl Op for Softplus {
     }
 }
 
-/// Sums x `[N, inner]` over its rows.
-struct Sum {
-    inner: usize,
-    shape: Vec<usize>,
-}
-
-impl Op for Sum {
-    fn name(&self) -> &'static str {
-        "sum"
-    }
-
-    fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor> {
-        let (inner, mut y) = (self.inner, Tensor::empty(cx, &self.shape));
-        on_device!(cx, T => {
-            let x = x[0].slice::<T>();
-            for (j, y) in y.slice_mut::<T>().iter_mut().enumerate() {
-                *y = x[j.min(x.len())..].iter().step_by(inner).copied().sum();
-            }
-        }, gpu => {
-            let n = x[0].len();
-            let threads = (n / inner).next_multiple_of(32).clamp(32, 1024);
-            gpu.launch("elementwise", "sum_fwd", Launch::rows(inner, threads), args![&x[0], y.out(), n, inner]);
-        });
-        vec![y]
-    }
-
-    fn backward(&self, cx: &Device, x: &[Tensor], _: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]) {
-        let Some(slot) = &mut dx[0] else { return };
-        on_device!(cx, T => {
-            let dy = dy.slice::<T>();
-            for dx in slot.add::<T>().chunks_exact_mut(self.inner) {
-                dx.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx += dy);
-            }
-        }, gpu => {
-            let ([dx, add], n) = (grad(&mut dx[0]), x[0].len());
-            gpu.launch("elementwise", "sum_bwd", Launch::elements(n), args![dy, dx, add, n, self.inner]);
-        });
-    }
-}
-
 /// Σ factor·x over the terms (factor, x), all of one shape.
 #[track_caller]
 pub fn combine<'t>(terms: &[(f64, Var<'t>)]) -> Var<'t> {
@@ -259,30 +219,10 @@ fn combine_as<'t>(name: &'static str, terms: &[(f64, Var<'t>)]) -> Var<'t> {
 }
 
 impl<'t> Var<'t> {
-    /// The sum of all elements, shape `[1]`.
-    #[track_caller]
-    pub fn sum(self) -> Var<'t> {
-        self.tape().apply(Sum { inner: 1, shape: vec![1] }, &[self])
-    }
-
-    /// The sum over the first dimension, `[N, …]` → `[…]`.
-    #[track_caller]
-    pub fn sum_rows(self) -> Var<'t> {
-        let shape = self.shape()[1..].to_vec();
-        self.tape().apply(Sum { inner: shape.iter().product(), shape }, &[self])
-    }
-
     /// log(1 + eˣ), elementwise.
     #[track_caller]
     pub fn softplus(self) -> Var<'t> {
         self.tape().apply(Softplus, &[self])
-    }
-
-    /// The mean of all elements, shape `[1]`.
-    #[track_caller]
-    pub fn mean(self) -> Var<'t> {
-        let n: usize = self.shape().iter().product();
-        self.sum() * (1.0 / n as f64)
     }
 }
 
@@ -290,7 +230,8 @@ impl<'t> std::ops::Add for Var<'t> {
     type Output = Var<'t>;
     #[track_caller]
     fn add(self, other: Self) -> Var<'t> {
-        combine_as("add", &[(1.0, self), (1.0, other)])
+        let [a, b] = broadcast("add", self, other);
+        combine_as("add", &[(1.0, a), (1.0, b)])
     }
 }
 
@@ -298,7 +239,8 @@ impl<'t> std::ops::Sub for Var<'t> {
     type Output = Var<'t>;
     #[track_caller]
     fn sub(self, other: Self) -> Var<'t> {
-        combine_as("sub", &[(1.0, self), (-1.0, other)])
+        let [a, b] = broadcast("sub", self, other);
+        combine_as("sub", &[(1.0, a), (-1.0, b)])
     }
 }
 
@@ -306,7 +248,7 @@ impl<'t> std::ops::Mul for Var<'t> {
     type Output = Var<'t>;
     #[track_caller]
     fn mul(self, other: Self) -> Var<'t> {
-        self.tape().apply(Mul, &[self, other])
+        self.tape().apply(Mul, &broadcast("mul", self, other))
     }
 }
 
@@ -324,6 +266,27 @@ impl<'t> std::ops::Add<f64> for Var<'t> {
     }
 }
 
+impl<'t> std::ops::Sub<f64> for Var<'t> {
+    type Output = Var<'t>;
+    fn sub(self, offset: f64) -> Var<'t> {
+        self + -offset
+    }
+}
+
+impl<'t> std::ops::Div<f64> for Var<'t> {
+    type Output = Var<'t>;
+    fn div(self, divisor: f64) -> Var<'t> {
+        self * (1.0 / divisor)
+    }
+}
+
+impl<'t> std::ops::Neg for Var<'t> {
+    type Output = Var<'t>;
+    fn neg(self) -> Var<'t> {
+        self * -1.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::combine;
@@ -335,10 +298,11 @@ mod tests {
         assert!(gradcheck(&[&[3, 4], &[3, 4]], |_, x| x[0] - x[1]) < 1e-8);
         assert!(gradcheck(&[&[3, 4], &[3, 4]], |_, x| x[0] * x[1]) < 1e-8);
         assert!(gradcheck(&[&[3, 4]], |_, x| x[0] * -2.5 + 3.0) < 1e-8);
+        assert!(gradcheck(&[&[3, 4]], |_, x| -x[0] / 2.5 - 3.0) < 1e-8);
+        assert!(gradcheck(&[&[3, 1], &[2, 1, 4]], |_, x| x[0] + x[1]) < 1e-8);
+        assert!(gradcheck(&[&[4], &[3, 1]], |_, x| x[0] - x[1]) < 1e-8);
+        assert!(gradcheck(&[&[1], &[2, 3]], |_, x| x[0] * x[1]) < 1e-8);
         assert!(gradcheck(&[&[3, 4]], |_, x| x[0].softplus()) < 1e-8);
-        assert!(gradcheck(&[&[3, 4]], |_, x| x[0].sum()) < 1e-8);
-        assert!(gradcheck(&[&[3, 4]], |_, x| x[0].sum_rows()) < 1e-8);
-        assert!(gradcheck(&[&[3, 4]], |_, x| x[0].mean()) < 1e-8);
         let many = [&[5][..]; 11];
         assert!(gradcheck(&many, |_, x| combine(&x.iter().map(|&x| (0.5, x)).collect::<Vec<_>>())) < 1e-8);
     }

@@ -1,7 +1,7 @@
 //! Functions of one number or of two, elementwise: y = f(x), y = f(x, a). Their formulas are one line each in
 //! `src/kernels/pointwise.rs`, for the CPU and for the GPU.
 
-use super::{Op, same_shape};
+use super::{Op, same_shape, view::broadcast};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
@@ -113,6 +113,37 @@ impl<'t> Var<'t> {
     #[track_caller]
     pub fn pow(self, a: f64) -> Var<'t> {
         self.tape().apply(Pointwise(Function::PowNumber, a), &[self])
+    }
+
+    /// xᵃ, elementwise, with an exponent for each; shapes go together by NumPy's rules.
+    #[track_caller]
+    pub fn pow_of(self, a: Var<'t>) -> Var<'t> {
+        self.with(a, Function::Pow)
+    }
+
+    /// The larger of both, elementwise; shapes go together by NumPy's rules. Where they are equal they share the gradient.
+    #[track_caller]
+    pub fn maximum(self, other: Var<'t>) -> Var<'t> {
+        self.with(other, Function::Maximum)
+    }
+
+    /// The smaller of both; else as [`Var::maximum`].
+    #[track_caller]
+    pub fn minimum(self, other: Var<'t>) -> Var<'t> {
+        self.with(other, Function::Minimum)
+    }
+
+    #[track_caller]
+    fn with(self, other: Var<'t>, function: Function) -> Var<'t> {
+        self.tape().apply(Pointwise(function, 0.0), &broadcast(function.name(), self, other))
+    }
+}
+
+impl<'t> std::ops::Div for Var<'t> {
+    type Output = Var<'t>;
+    #[track_caller]
+    fn div(self, other: Self) -> Var<'t> {
+        self.with(other, Function::Div)
     }
 }
 

@@ -166,7 +166,7 @@ impl Op for Reshape {
 pub fn concat<'t>(parts: &[Var<'t>]) -> Var<'t> {
     let shapes: Vec<_> = parts.iter().map(|x| x.shape()).collect();
     let rows = shapes[0][0];
-    assert!(shapes.iter().all(|s| s[0] == rows), "concat: the numbers of rows of {shapes:?} differ");
+    assert!(shapes.iter().all(|s| s[0] == rows), "concat: {shapes:?}; wanted as many rows in each");
     let total = shapes.iter().map(|s| s[1..].iter().product::<usize>()).sum();
     parts[0].tape().apply(Concat { name: "concat", rows, shape: vec![rows, total] }, parts)
 }
@@ -175,7 +175,9 @@ pub fn concat<'t>(parts: &[Var<'t>]) -> Var<'t> {
 #[track_caller]
 pub fn stack<'t>(parts: &[Var<'t>]) -> Var<'t> {
     let one = parts[0].shape();
-    assert!(parts.iter().all(|x| x.shape() == one), "stack: the shapes differ");
+    if let Some(other) = parts.iter().map(|x| x.shape()).find(|shape| *shape != one) {
+        panic!("stack: {one:?} and {other:?}; wanted one shape");
+    }
     let shape = [&[parts.len()], &one[..]].concat();
     parts[0].tape().apply(Concat { name: "stack", rows: 1, shape }, parts)
 }
@@ -185,7 +187,7 @@ impl<'t> Var<'t> {
     #[track_caller]
     pub fn rows(self, from: usize, count: usize) -> Var<'t> {
         let mut shape = self.shape();
-        assert!(from + count <= shape[0], "rows {from}..{} of shape {shape:?}", from + count);
+        assert!(from + count <= shape[0], "rows: {from}..{} of {shape:?}; wanted rows that are there", from + count);
         shape[0] = count;
         let width = shape[1..].iter().product();
         self.tape().apply(Window { from, first: 0, width, shape }, &[self])
@@ -195,7 +197,11 @@ impl<'t> Var<'t> {
     #[track_caller]
     pub fn columns(self, first: usize, width: usize) -> Var<'t> {
         let shape = self.shape();
-        assert!(shape.len() == 2 && first + width <= shape[1], "columns {first}..{} of {shape:?}", first + width);
+        assert!(
+            shape.len() == 2 && first + width <= shape[1],
+            "columns: {first}..{} of {shape:?}; wanted columns of [N, D]",
+            first + width
+        );
         self.tape().apply(Window { from: 0, first, width, shape: vec![shape[0], width] }, &[self])
     }
 

@@ -8,7 +8,7 @@
 //! All of them subtract the largest score first, so that nothing overflows. A score of −∞ is a class of probability 0; a row of nothing
 //! else gives NaN.
 
-use super::Op;
+use super::{Op, gather::indices};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
@@ -105,21 +105,6 @@ impl CrossEntropy {
             (x, labels) => panic!("cross_entropy: scores {x:?}, labels {labels:?}; wanted [N, classes], [N]"),
         }
     }
-
-    /// The classes, each of which must be one of `c`.
-    #[track_caller]
-    fn classes<T: Real>(&self, c: usize) -> Vec<usize> {
-        let class = |label: &T| {
-            let label = label.f64();
-            assert!(
-                label.fract() == 0.0 && (0.0..c as f64).contains(&label),
-                "cross_entropy: the label {label} is none of the classes 0 to {}",
-                c - 1
-            );
-            label as usize
-        };
-        self.labels.slice::<T>().iter().map(class).collect()
-    }
 }
 
 impl Op for CrossEntropy {
@@ -132,7 +117,7 @@ impl Op for CrossEntropy {
         // The logarithms of all probabilities are kept for the backward.
         let [mut y, mut logs] = [&[n][..], &[n, c]].map(|shape| Tensor::empty(cx, shape));
         on_device!(cx, T => {
-            let (labels, x) = (self.classes::<T>(c), x[0].slice::<T>());
+            let (labels, x) = (indices::<T>(self.name(), &self.labels, c), x[0].slice::<T>());
             cpu::each_row(logs.slice_mut::<T>(), c, TOGETHER, #[inline(always)] |row, logs| {
                 let all = shifted(&x[row * c..][..c], logs);
                 logs.iter_mut().for_each(|y| *y -= all);
@@ -150,7 +135,7 @@ impl Op for CrossEntropy {
         let [n, c] = self.dims(&x[0]);
         let Some(slot) = &mut dx[0] else { return };
         on_device!(cx, T => {
-            let (labels, logs, dy) = (self.classes::<T>(c), y[1].slice::<T>(), dy.slice::<T>());
+            let (labels, logs, dy) = (indices::<T>(self.name(), &self.labels, c), y[1].slice::<T>(), dy.slice::<T>());
             cpu::each_row(slot.add::<T>(), c, TOGETHER, #[inline(always)] |row, dx| {
                 dx.iter_mut().zip(&logs[row * c..][..c]).for_each(|(dx, &log)| *dx += log.exp() * dy[row]);
                 dx[labels[row]] -= dy[row];
@@ -214,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "cross_entropy: the label 3 is none of the classes 0 to 2")]
+    #[should_panic(expected = "cross_entropy: 3; wanted whole numbers below 3")]
     fn a_label_that_is_no_class_is_refused() {
         let device = Device::cpu();
         let tape = Tape::without_params(&device);

@@ -1,8 +1,8 @@
-//! What any network is made of: functions of numbers, convolutions, pooling, dropout, classes.
+//! What any network is made of: functions of numbers, parts and sums of tensors, products, convolutions, pooling, dropout, classes.
 
 use super::{Case, normal, uniform};
 use dood::{
-    Var,
+    MathMode, Var,
     ops::{Keep, Window},
     rng::{Rng, Stream},
 };
@@ -48,9 +48,84 @@ fn classes(n: usize, c: usize) -> Case {
         .with_constant(&[n], (0..n).map(|i| (i * 7 % c) as f64).collect())
 }
 
+/// a and b of different shapes; all numbers are far from 0.
+fn two(
+    name: &'static str,
+    a: &[usize],
+    b: &[usize],
+    call: impl for<'t> Fn(Var<'t>, Var<'t>) -> Var<'t> + 'static,
+) -> Case {
+    Case::new(format!("{name} {a:?} {b:?}"), &[a, b], move |_, x, _| call(x[0], x[1]))
+        .with_input(0, uniform(34, a, 0.3, 3.0))
+        .with_input(1, uniform(35, b, 0.3, 3.0))
+}
+
+fn of_two() -> Vec<Case> {
+    vec![
+        two("add", &[3, 1, 5], &[4, 1], |a, b| a + b),
+        two("sub", &[4], &[3, 4], |a, b| a - b),
+        two("mul", &[2, 3, 4], &[1], |a, b| a * b),
+        two("div", &[3, 4], &[3, 4], |a, b| a / b),
+        two("div", &[3, 1], &[1, 4], |a, b| a / b),
+        two("pow", &[3, 4], &[4], |a, b| a.pow_of(b)),
+        two("maximum", &[300], &[300], |a, b| a.maximum(b)),
+        two("minimum", &[7, 1], &[1, 300], |a, b| a.minimum(b)),
+    ]
+}
+
+fn one(name: &'static str, shape: &[usize], call: impl for<'t> Fn(Var<'t>) -> Var<'t> + 'static) -> Case {
+    Case::new(format!("{name} {shape:?}"), &[shape], move |_, x, _| call(x[0]))
+}
+
+fn parts_and_sums() -> Vec<Case> {
+    vec![
+        one("permute", &[2, 3, 4, 5], |x| x.permute(&[3, 1, 0, 2])),
+        one("transpose", &[3, 40, 33], |x| x.transpose()),
+        one("slice", &[5, 7, 3], |x| x.slice(1, 2..6)),
+        one("slice of nothing", &[5, 7], |x| x.slice(0, 5..5)),
+        one("expand", &[3, 1, 2, 1], |x| x.expand(&[2, 3, 4, 2, 5])),
+        one("sum_over", &[3, 40, 5], |x| x.sum_over(&[1])),
+        one("sum_over two", &[3, 4, 5], |x| x.sum_over(&[0, 2])),
+        one("sum_over nothing", &[3, 0, 5], |x| x.sum_over(&[1])),
+        one("mean_over", &[6, 2000], |x| x.mean_over(&[1])),
+        one("max_over", &[3, 70, 5], |x| x.max_over(&[1])),
+        one("max_over all", &[2, 3, 4], |x| x.max_over(&[0, 1, 2])),
+        one("max_over, with ties", &[4, 6], |x| x.max_over(&[1]))
+            .with_input(0, (0..24).map(|i| (i * i % 5) as f64).collect()),
+        Case::new("gather", &[&[6, 3]], |_, x, constants| x[0].gather(&constants[0]))
+            .with_constant(&[8], (0..8).map(|i| (i * i % 5) as f64).collect()),
+        Case::new("layer_norm", &[&[5, 3, 33], &[33], &[33]], |_, x, _| x[0].layer_norm(x[1], x[2], 1e-5)),
+        Case::new("layer_norm of many", &[&[3, 700], &[700], &[700]], |_, x, _| x[0].layer_norm(x[1], x[2], 1e-5)),
+    ]
+}
+
+fn product(a: &[usize], b: &[usize], transposed: &'static str) -> Case {
+    let name = format!("matmul {a:?} {b:?} {transposed}");
+    Case::new(name, &[a, b], move |_, x, _| match transposed {
+        "tn" => x[0].matmul_tn(x[1]),
+        "nt" => x[0].matmul_nt(x[1]),
+        _ => x[0].matmul(x[1]),
+    })
+}
+
+fn products() -> Vec<Case> {
+    vec![
+        product(&[33, 70], &[70, 41], "nn"),
+        product(&[3, 5, 7], &[3, 7, 4], "nn"),
+        product(&[2, 5, 7], &[7, 4], "nn"),
+        product(&[5, 7], &[2, 7, 4], "nn"),
+        product(&[3, 40, 36], &[3, 33, 36], "nt"),
+        product(&[3, 36, 40], &[3, 36, 33], "tn"),
+        product(&[2, 3, 0], &[2, 0, 4], "nn"),
+        product(&[2, 40, 36], &[2, 36, 65], "nn").with_math(MathMode::Tf32, 2e-3),
+        product(&[2, 40, 36], &[2, 65, 36], "nt").with_math(MathMode::Bf16, 2e-2),
+    ]
+}
+
 pub fn small() -> Vec<Case> {
     let overlapping = Window { size: 3, stride: 2, padding: 1 };
     let mut cases = pointwises();
+    cases.extend(of_two().into_iter().chain(parts_and_sums()).chain(products()));
     cases.extend([
         convolution([3, 2, 7, 6], [5, 3, 3], 1, 0),
         convolution([2, 3, 9, 5], [4, 3, 3], 1, 1),
@@ -83,6 +158,14 @@ pub fn sized(n: usize) -> Vec<Case> {
         pooling(&[n, 16, 28, 28], 2.into(), true),
         Case::new("dropout", &[&[n, 32, 7, 7]], |_, x, _| x[0].dropout(random(0.5))),
         Case::new("softmax", &[&[n, 10, 1000]], |_, x, _| x[0].softmax()),
+        two("add", &[n, 64, 256], &[256], |a, b| a + b),
+        two("div", &[n, 64, 256], &[n, 64, 256], |a, b| a / b),
+        one("transpose", &[n, 64, 256], |x| x.transpose()),
+        one("sum_over", &[n, 64, 256], |x| x.sum_over(&[1])),
+        one("max_over", &[n, 64, 256], |x| x.max_over(&[2])),
+        Case::new("layer_norm", &[&[n, 64, 256], &[256], &[256]], |_, x, _| x[0].layer_norm(x[1], x[2], 1e-5)),
+        product(&[512, 512], &[512, 512], "nn"),
+        product(&[n, 64, 64], &[n, 64, 64], "nt"),
         classes(n, 1000),
     ]
 }

@@ -14,9 +14,10 @@ mod cases;
 
 use cases::{Case, normal};
 use dood::{
-    DType, Device, Grads, MathMode, Slot, Tape, Tensor, Var,
+    DType, Device, Grads, MathMode, ParamsBuilder, Slot, Tape, Tensor, Var,
     observer::Silent,
     ops::{Cost, Op},
+    optim::{Adam, AdamW, Sgd, clip_norm},
 };
 
 /// Σ w·y on the host, for a fixed random w: an op of the tests, so that a case needs no kernel but its own.
@@ -146,7 +147,7 @@ fn open(dtype: DType, math: MathMode, naive: bool) -> Device {
 }
 
 /// The ops whose optimised kernels have plain twins.
-const TWINS: [&str; 5] = ["linear", "dropout_linear", "conv_pair", "render_stroke", "stn"];
+const TWINS: [&str; 6] = ["linear", "dropout_linear", "matmul", "conv_pair", "render_stroke", "stn"];
 
 /// Which of [`TWINS`] a case is about: its first word. The tensor cores have no twin.
 fn twin(case: &Case) -> Option<usize> {
@@ -212,6 +213,7 @@ fn ops_on_the_gpu_agree_with_the_cpu() {
         }
     }
     println!("{} cases; closest to its limit: {:.2} of it in {}", cases.len(), worst.0, worst.1);
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
     // Plain kernels are more of them: where that does not show, it was the optimised ones that ran.
     if std::env::var_os("DOOD_ONLY").is_none() {
         for (op, [optimised, naive]) in TWINS.iter().zip(launches) {
@@ -219,7 +221,6 @@ fn ops_on_the_gpu_agree_with_the_cpu() {
             assert!(naive > optimised && optimised > 0, "the naive kernels of {op} did not run");
         }
     }
-    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
 #[test]
@@ -268,4 +269,35 @@ fn every_access_to_memory_is_sound() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn optimisers_on_the_gpu_agree_with_the_cpu() {
+    let Some(_alone) = prepare(false) else { return };
+    let run = |device: &Device| {
+        let mut builder = ParamsBuilder::new();
+        let a = builder.add("a", &[9, 70], |i| normal(1, &[630], 0.0, 1.0)[i]);
+        builder.group(1);
+        let b = builder.add("b", &[5], |i| i as f64 - 2.0);
+        let mut params = builder.build(device);
+        let mut grads = Grads::zeros(&params);
+        grads.set(a, &normal(2, &[630], 0.0, 1.0));
+        grads.set(b, &normal(3, &[5], 0.0, 1.0));
+        let rates = [0.1, 0.02];
+        let mut adam = AdamW::new(Adam::new(&params, &rates), 0.3);
+        let mut sgd = Sgd::new(&params, &rates, 0.9).with_decay(0.1);
+        let norm = clip_norm(&mut grads, 4.0);
+        for _ in 0..3 {
+            adam.step(&mut params, &grads);
+            sgd.step(&mut params, &grads);
+        }
+        device.check().unwrap();
+        [vec![norm], params.get(a).to_f64(), params.get(b).to_f64(), grads.get(a).to_f64()]
+    };
+    let exact = run(&Device::cpu_f64());
+    for (device, allowed) in [(cuda(DType::F64, MathMode::F32), 1e-12), (cuda(DType::F32, MathMode::F32), 1e-5)] {
+        for (found, exact) in run(&device).iter().zip(&exact) {
+            assert!(distance(found, exact) < allowed, "{device}: {}", distance(found, exact));
+        }
+    }
 }

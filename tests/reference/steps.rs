@@ -248,15 +248,7 @@ fn iwae(
     tally.check(fixture, "out.log_marginal", &marginal.to_f64(), limit.forward);
     let repeated = Tensor::stack(&vec![x.clone(); particles]);
     let repeated = repeated.reshape(&[particles * x.shape()[0], model.config.image, model.config.image]);
-    let pass = Pass {
-        noise,
-        dropout: Dropout::Off,
-        skip_stopped: true,
-        baseline: false,
-        hold: false,
-        watch: false,
-        copies: 1,
-    };
+    let pass = Pass::plain(noise);
     let steps = model.recognise(&tape, &repeated, &pass);
     let onoff: Vec<f64> = steps.iter().flat_map(|s| s.after.z.onoff.value().to_f64()).collect();
     tally.check(fixture, "out.onoff", &onoff, 0.0);
