@@ -27,7 +27,7 @@ pub fn write(path: &Path, about: &str, parts: &[(&str, &Points)]) -> Result<()> 
     write_atomically(path, |out| out.write_all(&text))
 }
 
-/// Reads the parts that [`write`] wrote, each of the dimension that it has.
+/// Reads the parts that [`write()`] wrote, each of the dimension that it has.
 ///
 /// # Errors
 /// [`Error::Usage`] if the file holds something else, or numbers that depend on something else.

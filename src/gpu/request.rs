@@ -54,7 +54,7 @@ impl Arg {
         matches!(self, Arg::Out(Span::NONE))
     }
 
-    /// A table of inputs, [`TABLE`] at most.
+    /// A table of inputs, `TABLE` at most.
     #[track_caller]
     pub fn table(inputs: impl IntoIterator<Item = Span>) -> Self {
         let mut spans = [Span::NONE; TABLE];
@@ -62,7 +62,7 @@ impl Arg {
         Arg::Table(spans)
     }
 
-    /// A list of sizes, [`SIZES`] at most.
+    /// A list of sizes, `SIZES` at most.
     #[track_caller]
     pub fn sizes(sizes: impl IntoIterator<Item = usize>) -> Self {
         let mut all = [0; SIZES];
