@@ -38,7 +38,10 @@ struct Arguments {
 }
 
 fn report(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
-    let out = arguments.out.unwrap_or_else(|| arguments.folder.join("report"));
+    let mut out = arguments.out.unwrap_or_else(|| arguments.folder.join("report"));
+    if out.extension().is_some_and(|end| end == "html" || end == "md") {
+        out.set_extension("");
+    }
     let report = Report::read(&arguments.folder, arguments.title)?;
     common::check_out(&out)?;
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
