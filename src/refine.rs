@@ -134,17 +134,8 @@ mod tests {
     };
 
     fn tiny(variant: Variant, stop: Stop) -> Config {
-        let sizes = Config {
-            image: 16,
-            conv1: 2,
-            conv2: 2,
-            features: 8,
-            hidden: 8,
-            points: 3,
-            samples: 30,
-            ..Config::quick(Placement::Warp)
-        };
-        Config { strokes: 2, stop, dropout: 0.0, ..sizes.with_variant(variant) }
+        let sizes = Config { samples: 30, ..Config::tiny(Placement::Warp) };
+        Config { stop, dropout: 0.0, ..sizes.with_variant(variant) }
     }
 
     #[test]

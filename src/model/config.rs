@@ -265,6 +265,22 @@ impl Config {
         }
     }
 
+    /// Sizes for tests.
+    #[cfg(test)]
+    pub(crate) fn tiny(placement: Placement) -> Self {
+        Config {
+            image: 16,
+            conv1: 2,
+            conv2: 2,
+            features: 8,
+            hidden: 8,
+            points: 3,
+            samples: 20,
+            strokes: 2,
+            ..Config::quick(placement)
+        }
+    }
+
     /// The same sizes for another model, with what the paper changes for it: AIR and Difference-AIR have β = 5 and a baseline with two
     /// hidden layers of twice the width.
     pub fn with_variant(self, variant: Variant) -> Self {

@@ -9,17 +9,7 @@ use crate::{
 use std::cell::Cell;
 
 fn artist() -> Artist {
-    let sizes = Config {
-        image: 16,
-        conv1: 2,
-        conv2: 2,
-        features: 8,
-        hidden: 8,
-        points: 3,
-        samples: 20,
-        strokes: 3,
-        ..Config::quick(Placement::Points)
-    };
+    let sizes = Config { strokes: 3, ..Config::tiny(Placement::Points) };
     let (model, params) = Model::new(&sizes, Start::new(1), &Device::cpu()).unwrap();
     Artist { model, params }
 }

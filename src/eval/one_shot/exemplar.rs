@@ -354,18 +354,7 @@ mod tests {
     };
 
     fn artist(placement: Placement, device: &Device) -> Artist {
-        let sizes = Config {
-            image: 16,
-            conv1: 2,
-            conv2: 2,
-            features: 8,
-            hidden: 8,
-            points: 3,
-            samples: 20,
-            ..Config::quick(placement)
-        };
-        let config = Config { strokes: 2, ..sizes };
-        let (model, params) = Model::new(&config, Start::new(1), device).unwrap();
+        let (model, params) = Model::new(&Config::tiny(placement), Start::new(1), device).unwrap();
         Artist { model, params }
     }
 
