@@ -450,7 +450,7 @@ impl Shared {
             return Some(format!("{} hangs at step {step}, while others wait for it", name(*number)));
         }
         // All of them wait: no GPU may take that long.
-        let most = patience.max(20 * *lock(&self.longest)).max(if own.2 < 3 { 50 * patience } else { patience });
+        let most = patience.max(8 * *lock(&self.longest)).max(if own.2 < 3 { 50 * patience } else { patience });
         let (_, _, step, number) = all.iter().find(|(_, since, ..)| *since > most)?;
         Some(format!("the GPUs have not come to the end of step {step} on {}", name(*number)))
     }

@@ -214,7 +214,8 @@ fn a_driver_that_does_not_start_says_why_and_auto_tells_it_and_takes_the_cpu() {
 fn a_card_that_runs_no_kernel_is_left_for_the_cpu_with_a_line() {
     let Some(_alone) = prepare(&shared_cache()) else { return };
     stand_in::set("fail_launch", "1");
-    let parts = ["GPU number 0 (a stand-in GPU, ", "does not run a first kernel", "unspecified launch failure", "--device cpu"];
+    let parts =
+        ["GPU number 0 (a stand-in GPU, ", "does not run a first kernel", "unspecified launch failure", "--device cpu"];
     refused(open(0), &parts);
     stand_in::set("fail_launch", "1");
     let told = Told::default();

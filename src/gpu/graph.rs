@@ -113,7 +113,14 @@ impl Gpu {
         recording.bytes += reads.iter().chain(writes).map(|span| span.bytes).sum::<usize>();
         if !self.parallel() {
             let depth = recording.nodes.len();
-            recording.nodes.push(Node { handles: vec![], reads: vec![], writes: vec![], direct: vec![], after: vec![], depth });
+            recording.nodes.push(Node {
+                handles: vec![],
+                reads: vec![],
+                writes: vec![],
+                direct: vec![],
+                after: vec![],
+                depth,
+            });
             return work();
         }
         let (direct, after) = recording.needed(reads, writes);

@@ -9,7 +9,10 @@ use crate::{
     },
 };
 use cudarc::driver::{CudaFunction, CudaModule, DeviceRepr, DriverError, LaunchConfig, PushKernelArg, sys};
-use std::{collections::hash_map::Entry, sync::Arc};
+use std::{
+    collections::hash_map::Entry,
+    sync::{Arc, LazyLock},
+};
 
 /// The pointers of a table, as a kernel gets them.
 #[repr(transparent)]
@@ -24,6 +27,13 @@ struct SizeList([i32; SIZES]);
 
 // SAFETY: `SizeList` in kernels/common.cuh has the same layout.
 unsafe impl DeviceRepr for SizeList {}
+
+/// The percentage of the memory of a multiprocessor that kernels want to be shared memory: 100, or what `DOOD_CUDA_CARVEOUT` says; −1 leaves
+/// it to the driver.
+static CARVEOUT: LazyLock<i32> = LazyLock::new(|| {
+    let asked = std::env::var("DOOD_CUDA_CARVEOUT").ok().and_then(|text| text.parse().ok());
+    asked.filter(|percent| (-1..=100).contains(percent)).unwrap_or(100)
+});
 
 /// A kernel on the card.
 pub(super) struct Loaded {
@@ -119,7 +129,7 @@ impl Gpu {
                 let split = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
                 let load = |module: Arc<CudaModule>| {
                     let function = module.load_function(name)?;
-                    function.set_attribute(split, 100)?;
+                    function.set_attribute(split, *CARVEOUT)?;
                     Ok(function)
                 };
                 match self.module(kernels).and_then(|module| load(module).map_err(failed)) {

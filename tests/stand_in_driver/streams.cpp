@@ -461,5 +461,5 @@ API cuGraphLaunch(GraphExec* exec, void* handle) {
     LOCKED;
     // A copy: the graph may be destroyed before its work has run.
     auto nodes = std::make_shared<std::vector<Graph::Node>>(exec->nodes);
-    return submit(find_stream(handle), [nodes] { return run_graph(*nodes); });
+    return submit(find_stream(handle), [nodes] { return run_graph(*nodes); }, EMPTY);
 }
