@@ -62,6 +62,7 @@ fn train(device: &Device, placement: Placement, n: usize, at_once: usize, captur
         reports.extend(trainer.run_steps(at_once.min(n - reports.len())).unwrap_or_else(|e| panic!("{e}")));
     }
     assert_eq!(trainer.updates(), n as u64);
+    assert_eq!(trainer.take_notes(), [""; 0], "a step that is not captured as it should be");
     (trainer.params().slab().to_f32(), reports)
 }
 

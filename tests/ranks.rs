@@ -107,7 +107,8 @@ fn train(trainer: &mut Trainer) -> (Vec<f64>, Vec<f64>) {
         let reports = trainer.run_steps(most).unwrap_or_else(|e| panic!("{e}"));
         reported.extend(reports.iter().flat_map(|report| report.values().map(f64::from)));
     }
-    assert!(trainer.graph().is_some(), "the step was not captured");
+    assert_eq!(trainer.take_notes(), [""; 0], "a step that is not captured as it should be");
+    assert!(trainer.graph().is_some() && reported.iter().all(|x| x.is_finite()));
     (trainer.params().slab().to_f64(), reported)
 }
 
@@ -165,11 +166,10 @@ fn of_ranks(case: usize, count: usize) -> Vec<Vec<f64>> {
     (0..count).map(numbers).collect()
 }
 
-/// The largest difference, as a part of the largest number.
+/// The largest difference, as a part of each number that is not small.
 fn off(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
-    let size = b.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
-    a.iter().zip(b).fold(0.0f64, |m, (a, b)| m.max((a - b).abs())) / size
+    a.iter().zip(b).fold(0.0f64, |m, (a, b)| m.max((a - b).abs() / b.abs().max(0.1)))
 }
 
 /// Holds that so many ranks come to what one comes to.
@@ -177,7 +177,7 @@ fn compare(case: usize, counts: &[usize]) {
     let Case { dtype, placement } = CASES[case];
     let mut alone = trainer(CASES[case], 0);
     let (parameters, reported) = train(&mut alone);
-    let limit = if dtype == DType::F64 { 1e-9 } else { 2e-4 };
+    let limit = if dtype == DType::F64 { 1e-9 } else { 2e-3 };
     for &count in counts {
         let ranks = of_ranks(case, count);
         let (mine, reports) = ranks[0].split_at(parameters.len());
@@ -315,14 +315,14 @@ fn the_program_trains_on_several_gpus_and_goes_on_with_another_number() {
     succeeds(&gpus(runs.fresh("one", 8), "1"));
     let said = succeeds(&gpus(runs.fresh("three", 8), "3"));
     assert!(said.contains("3 times cuda (a stand-in GPU"), "{said}");
-    assert!(off(&runs.checkpoint("three", 8), &runs.checkpoint("one", 8)) < 2e-4);
+    assert!(off(&runs.checkpoint("three", 8), &runs.checkpoint("one", 8)) < 2e-3);
     // Only one of them writes.
     assert_eq!(rows(&runs.path("three")), 8);
     assert_eq!(names(&runs.path("three")).len(), names(&runs.path("one")).len());
     // On with other numbers: one that never stopped comes to the same.
     succeeds(&gpus(runs.resumed("three", 14), "2"));
     succeeds(&gpus(runs.resumed("one", 14), "1"));
-    assert!(off(&runs.checkpoint("three", 14), &runs.checkpoint("one", 14)) < 2e-4);
+    assert!(off(&runs.checkpoint("three", 14), &runs.checkpoint("one", 14)) < 2e-3);
 
     let output = gpus(runs.fresh("five", 8), "5");
     refused(&output, 2, &["--gpus 5 is more than this machine has", "4 can be seen"]);
@@ -336,15 +336,13 @@ fn the_program_trains_on_several_gpus_and_goes_on_with_another_number() {
     command.args(["--gpus", "2"]);
     place(&mut command, 0, 2, free_port());
     refused(&command.output().unwrap(), 2, &["--gpus 2 would start ranks", "one of 2"]);
-    // Without NCCL there is a sentence, on a machine that has none.
+    // Without NCCL there is a sentence: what is found first is none.
     let bare = runs.path("bare");
     fs::create_dir(&bare).unwrap();
-    for name in ["libcuda.so.1", "libnvrtc.so.13"] {
-        // The stand-in knows its kernels by its folder.
-        std::os::unix::fs::symlink(runs.libraries.join(name), bare.join(name)).unwrap();
-    }
+    ["libnccl.so.2", "libnccl.so"].iter().for_each(|name| fs::write(bare.join(name), "").unwrap());
+    let path = format!("{}:{}", bare.display(), runs.libraries.display());
     let mut command = runs.fresh("bare-run", 8);
-    let output = command.args(["--gpus", "2"]).env("LD_LIBRARY_PATH", &bare).output().unwrap();
+    let output = command.args(["--gpus", "2"]).env("LD_LIBRARY_PATH", path).output().unwrap();
     refused(&output, 1, &["NCCL was not found", "pip install nvidia-nccl-cu13"]);
     for never in ["five", "cpu", "twice", "bare-run"] {
         assert!(!runs.path(never).exists(), "{never} was left behind");
@@ -403,7 +401,7 @@ fn goes_on(runs: &Runs, out: &str) {
         succeeds(&runs.resumed(out, step + 4).args(["--gpus", "1"]).output().unwrap());
         let name = format!("{out}-whole");
         succeeds(&runs.fresh(&name, step + 4).args(["--gpus", "1"]).output().unwrap());
-        assert!(off(&runs.checkpoint(out, step + 4), &runs.checkpoint(&name, step + 4)) < 2e-4);
+        assert!(off(&runs.checkpoint(out, step + 4), &runs.checkpoint(&name, step + 4)) < 2e-3);
     }
 }
 
