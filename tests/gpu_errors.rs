@@ -211,22 +211,6 @@ fn a_driver_that_does_not_start_says_why_and_auto_tells_it_and_takes_the_cpu() {
 }
 
 #[test]
-fn a_card_that_runs_no_kernel_is_left_for_the_cpu_with_a_line() {
-    let Some(_alone) = prepare(&shared_cache()) else { return };
-    stand_in::set("fail_launch", "1");
-    let parts =
-        ["GPU number 0 (a stand-in GPU, ", "does not run a first kernel", "unspecified launch failure", "--device cpu"];
-    refused(open(0), &parts);
-    stand_in::set("fail_launch", "1");
-    let told = Told::default();
-    assert_eq!(Device::open("auto", MathMode::F32, &told).unwrap(), Device::cpu());
-    let notes = told.notes.into_inner().unwrap();
-    assert_eq!(notes.len(), 1, "{notes:?}");
-    says(&notes[0], &["does not run a first kernel", "; this run uses the CPU"]);
-    works(&cuda());
-}
-
-#[test]
 fn a_word_that_is_no_device_is_a_wrong_command() {
     for name in ["gpu", "cuda:", "cuda:x", "cuda:-1", "CPU", ""] {
         let error = Device::from_name(name, MathMode::F32).unwrap_err();
