@@ -249,6 +249,7 @@ impl Ranks {
     }
 
     /// Calls `let_go` once if the run fails: it should make a GPU stop to wait for those of others.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub(crate) fn on_failure(&self, let_go: impl FnOnce() + Send + 'static) {
         *lock(&self.shared.let_go) = Some(Box::new(let_go));
         if self.check().is_err() {
