@@ -211,6 +211,22 @@ fn a_driver_that_does_not_start_says_why_and_auto_tells_it_and_takes_the_cpu() {
 }
 
 #[test]
+fn a_card_that_runs_no_kernel_is_left_for_the_cpu_with_a_line() {
+    let Some(_alone) = prepare(&shared_cache()) else { return };
+    stand_in::set("fail_launch", "1");
+    let parts =
+        ["GPU number 0 (a stand-in GPU, ", "does not run a first kernel", "unspecified launch failure", "--device cpu"];
+    refused(open(0), &parts);
+    stand_in::set("fail_launch", "1");
+    let told = Told::default();
+    assert_eq!(Device::open("auto", MathMode::F32, &told).unwrap(), Device::cpu());
+    let notes = told.notes.into_inner().unwrap();
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    says(&notes[0], &["does not run a first kernel", "; this run uses the CPU"]);
+    works(&cuda());
+}
+
+#[test]
 fn a_word_that_is_no_device_is_a_wrong_command() {
     for name in ["gpu", "cuda:", "cuda:x", "cuda:-1", "CPU", ""] {
         let error = Device::from_name(name, MathMode::F32).unwrap_err();
@@ -427,7 +443,9 @@ fn a_device_opened_by_name_has_all_its_kernels_compiled() {
     let device = Device::open("cuda", MathMode::F32, &told).unwrap();
     let compiled = entries(folder.path());
     assert_eq!(compiled.len(), all);
-    assert_eq!(*told.tasks.lock().unwrap(), [("Compiling kernels".to_string(), Some(all as u64), all as u64)]);
+    // The first one was compiled to see whether the card runs it.
+    let rest = all as u64 - 1;
+    assert_eq!(*told.tasks.lock().unwrap(), [("Compiling kernels".to_string(), Some(rest), rest)]);
     // Compiled once, there is nothing to wait for and nothing to say.
     Device::open("cuda", MathMode::F32, &told).unwrap();
     assert_eq!(told.tasks.lock().unwrap().len(), 1);
@@ -455,14 +473,12 @@ fn a_kernel_that_does_not_compile_is_a_sentence_with_its_file_and_line() {
     fs::write(kernels.join("memory.cu"), "\nKERNEL fill(REAL* y, int n, REAL value) { y[0] = nothing; }\n").unwrap();
     // SAFETY: the other tests of this binary wait for `alone`.
     unsafe { env::set_var("DOOD_KERNELS", &kernels) };
-    let device = cuda();
-    let y = Tensor::full(&device, &[4], 1.0);
+    let opened = open(0);
     // SAFETY: as above.
     unsafe { env::remove_var("DOOD_KERNELS") };
-    assert!(y.to_f32().iter().all(|x| x.is_nan()));
-    let error = device.check().unwrap_err().to_string();
+    let error = opened.expect_err("a card that cannot be tried out").to_string();
     // The compiler's own lines follow the sentence.
-    assert!(error.starts_with("kernels/memory.cu does not compile for sm_90a: "), "{error}");
+    assert!(error.contains("does not run a first kernel: kernels/memory.cu does not compile for sm_90a: "), "{error}");
     assert!(error.contains("kernels/memory.cu:2") || error.contains("kernels/memory.cu(2)"), "{error}");
     assert!(error.contains("nothing"), "{error}");
     assert_eq!(entries(folder.path()), [] as [PathBuf; 0], "a failure was kept");

@@ -1,6 +1,6 @@
 //! Opening a card: everything that may be missing is asked for before it is used, and missing things are sentences.
 
-use super::{Gpu, State, arena, arena::Memory, compile};
+use super::{Arg, Gpu, Launch, State, arena, arena::Memory, args, compile};
 use crate::{DType, Error, MathMode, Result};
 use cudarc::driver::{CudaContext, DriverError, sys};
 use std::{path::Path, sync::Mutex};
@@ -92,8 +92,30 @@ impl Gpu {
             state: Mutex::new(state),
         };
         gpu.clear(gpu.still.span());
-        gpu.check()?;
+        gpu.try_out(ordinal)?;
         Ok(gpu)
+    }
+}
+
+impl Gpu {
+    /// Compiles a kernel and runs it: a card may be there and not work, and a compiler may not fit it.
+    fn try_out(&self, ordinal: usize) -> Result<()> {
+        let found = self.check().and_then(|()| {
+            let memory = self.store(&[0; 64]);
+            let n = 64 / self.dtype.bytes();
+            self.launch("memory", "fill", Launch::elements(n), args![Arg::Out(memory.span()), n, Arg::Real(2.5)]);
+            let mut bytes = [0; 64];
+            self.read(memory.address(), &mut bytes);
+            self.check()?;
+            let right = match self.dtype {
+                DType::F32 => bytes.chunks(4).all(|x| x == 2.5f32.to_ne_bytes()),
+                DType::F64 => bytes.chunks(8).all(|x| x == 2.5f64.to_ne_bytes()),
+            };
+            if right { Ok(()) } else { Err(Error::Device("it wrote other numbers than it should".into())) }
+        });
+        found.or_else(|why| {
+            refuse(format!("GPU number {ordinal} ({}) does not run a first kernel: {why}", self.description))
+        })
     }
 }
 
