@@ -5,6 +5,7 @@ use crate::{
     ops::{Activation, Keep, dropout_linear},
     rng::{Rng, Stream},
 };
+use rand::distr::Distribution;
 
 /// Draws initial values: the same for the same seed and parameter name, whatever else the model holds.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +31,12 @@ impl Init {
     pub fn normal(self, name: &str, std: f64) -> impl FnMut(usize) -> f64 + use<> {
         let (rng, stream) = (Rng::new(self.seed, 0), Self::stream(name));
         move |i| rng.normal(stream, i) * std
+    }
+
+    /// Any distribution of the crates `rand` and `rand_distr`, drawn one after the other.
+    pub fn draw<D: Distribution<f64>>(self, name: &str, distribution: D) -> impl FnMut(usize) -> f64 + use<D> {
+        let mut generator = Rng::new(self.seed, 0).generator(Self::stream(name));
+        move |_| distribution.sample(&mut generator)
     }
 }
 

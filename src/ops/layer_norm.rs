@@ -123,6 +123,7 @@ impl<'t> Var<'t> {
 #[cfg(test)]
 mod tests {
     use crate::{Device, Tape, Tensor, gradcheck::gradcheck};
+    use approx::assert_abs_diff_eq;
 
     #[test]
     fn layer_norm_gradients() {
@@ -137,6 +138,6 @@ mod tests {
         let of = |shape: &[usize], values: &[f64]| tape.constant(Tensor::from_f64(&device, shape, values));
         let x = of(&[2, 2], &[1.0, 3.0, -4.0, -4.0]);
         let y = x.layer_norm(of(&[2], &[1.0, 2.0]), of(&[2], &[0.0, 0.5]), 1e-12).value().to_f64();
-        assert!(y.iter().zip([-1.0, 2.5, 0.0, 0.5]).all(|(y, wanted)| (y - wanted).abs() < 1e-6), "{y:?}");
+        assert_abs_diff_eq!(y[..], [-1.0, 2.5, 0.0, 0.5][..], epsilon = 1e-6);
     }
 }
