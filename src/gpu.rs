@@ -7,12 +7,14 @@
 mod arena;
 mod cache;
 mod compile;
+mod event;
 mod graph;
 mod launch;
 mod open;
 mod request;
 
 pub(crate) use arena::Block;
+pub(crate) use event::Event;
 pub(crate) use graph::Graph;
 pub(crate) use open::is_expected;
 pub(crate) use request::args;

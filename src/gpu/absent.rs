@@ -16,6 +16,9 @@ pub enum Gpu {}
 /// Memory on none.
 pub(crate) struct Block(Gpu);
 
+/// A place in the work of none.
+pub(crate) struct Event(Gpu);
+
 /// A step captured on none.
 pub(crate) struct Graph(Gpu);
 
@@ -57,7 +60,9 @@ impl Gpu {
         enter(&'static str);
         launch(&'static str, &'static str, Launch, &[Arg]);
         launches() -> u64;
+        mark() -> Event;
         math() -> MathMode;
+        milliseconds(&Event, &Event) -> f64;
         naive() -> bool;
         read(u64, &mut [u8]);
         store(&[u8]) -> Block;
