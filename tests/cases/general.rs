@@ -187,6 +187,7 @@ pub fn sized(n: usize) -> Vec<Case> {
         batch_norm(&[n, 16, 28, 28]),
         batch_norm_by(&[n, 16, 28, 28]),
         product(&[512, 512], &[512, 512], "nn"),
+        product(&[n, 1024], &[1024, 1024], "nn"),
         product(&[n, 64, 64], &[n, 64, 64], "nt"),
         classes(n, 1000),
     ]
