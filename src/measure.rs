@@ -181,8 +181,10 @@ pub fn over_ends(model: &Model, x: &Tensor, steps: &[Step]) -> [Vec<f64>; 3] {
     [likelihood, log_weight, drawn]
 }
 
-/// Passes hold at most so many drawings, to bound their memory.
-const AT_ONCE: usize = 64;
+/// How many drawings a pass holds at most, to bound its memory: as many as caches like, or as fill a GPU.
+fn rows_at_once(device: &Device) -> usize {
+    if device.gpu().is_some() { 1024 } else { 64 }
+}
 
 /// Draws each of `count` images as `protocol` has it in at most `strokes` strokes, dropout off, some at a time; `images` gives a range
 /// of them as `[B, H, W]`. Every drawing that is made is told to `observer`, which may stop it.
@@ -195,12 +197,13 @@ pub(crate) fn draw(
     visit: &mut dyn FnMut(&Round),
 ) -> Result<()> {
     let particles = protocol.particles.max(1);
-    let together = (AT_ONCE / particles).max(1);
     let mut pass_number = rng.step;
     let device = params.device();
+    let at_once = rows_at_once(device);
+    let together = (at_once / particles).max(1);
     // Refinement is for many images at once, however many particles follow.
-    for block in (0..count).step_by(AT_ONCE / together * together) {
-        let block = block..count.min(block + AT_ONCE / together * together);
+    for block in (0..count).step_by(at_once / together * together) {
+        let block = block..count.min(block + at_once / together * together);
         let moves = match protocol.refine {
             0 => None,
             updates => {
@@ -210,9 +213,9 @@ pub(crate) fn draw(
         };
         for first in block.clone().step_by(together) {
             let images = images(first..block.end.min(first + together));
-            for done in (0..particles).step_by(AT_ONCE) {
+            for done in (0..particles).step_by(at_once) {
                 observer.go_on()?;
-                let particles = AT_ONCE.min(particles - done);
+                let particles = at_once.min(particles - done);
                 let (count, x) = (images.shape()[0], Tensor::stack(&vec![images.clone(); particles]));
                 let rows = particles * count;
                 let x = x.reshape(&[&[rows], &images.shape()[1..]].concat());
