@@ -221,7 +221,7 @@ impl Sgd {
                 let (p, v) = (&mut params.slab_mut::<T>()[range.clone()], &mut self.velocity.slice_mut::<T>()[range.clone()]);
                 let g = &grads.slab().slice::<T>()[range];
                 let [rate, momentum, decay] = [rate, self.momentum, self.decay].map(T::of);
-                cpu::each_row_of_two(p, v, cpu::BLOCK, 1, #[inline(always)] |block, p, v| {
+                cpu::each_row_of_two(p, v, [cpu::BLOCK; 2], 1, #[inline(always)] |block, p, v| {
                     let g = &g[block * cpu::BLOCK..][..p.len()];
                     for i in 0..p.len() {
                         v[i] = momentum * v[i] + g[i] + decay * p[i];

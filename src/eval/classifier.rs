@@ -103,7 +103,7 @@ impl Classifier {
             x = convolution.forward(x).max_pool(2).relu();
         }
         let wide = x.shape()[1..].iter().product();
-        let features = hidden.forward(x.reshape(&[n, wide]).dropout(keep(0)), Activation::None).relu();
+        let features = hidden.forward(x.reshape(&[n, wide]).dropout(keep(0)), Activation::Relu);
         Answer { features, scores: last.forward(features.dropout(keep(1)), Activation::None) }
     }
 

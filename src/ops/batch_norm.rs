@@ -7,7 +7,7 @@
 //! μ and σ² (divided by M) are those of x itself. Where they are given ([`Var::batch_norm_by`]) they do not depend on x, and
 //! dx = w ∘ dy / √(σ² + ε).
 
-use super::{Op, combine, raster::sum};
+use super::{Op, combine};
 use crate::{
     Device, Tape, Tensor, Var, cpu,
     device::on_device,
@@ -135,7 +135,7 @@ impl Dims {
                                     ),
                                 )
                             } else {
-                                sum(
+                                cpu::sum(
                                     xs.map(
                                         #[inline(always)]
                                         |x| &x[at..][..self.size],

@@ -146,7 +146,7 @@ impl Op for Pool {
                 let places: Vec<T> = (0..window.size * window.size).map(|i| T::of(i as f64)).collect();
                 let (y, at) = (y.slice_mut::<T>(), at[0].slice_mut::<T>());
                 let lowest = T::of(f64::NEG_INFINITY);
-                cpu::each_row_of_two(y, at, d.columns, 4 * d.rows, #[inline(always)] |row, y, at| {
+                cpu::each_row_of_two(y, at, [d.columns; 2], 4 * d.rows, #[inline(always)] |row, y, at| {
                     let (pixels, above) = pixels(row);
                     // Where all are −∞ it is the first of them.
                     y.fill(lowest);
