@@ -8,15 +8,38 @@ __device__ __forceinline__ double schedule(double t, u64 warmup, u64 updates, do
     return rise * (end + (1.0 - end) * 0.5 * (1.0 + cos(PI * part)));
 }
 
-// Adam: m, v, p of one learning-rate group. `healthy` [1] (or null): nothing is changed where it is 0. `update` counts from 1.
+// lengths[2·block], [2·block + 1] = the sums of g² and of v over the block's share of all parameters, in double precision.
+KERNEL __launch_bounds__(256) lengths(const REAL* g, const REAL* v, REAL* lengths, int n) {
+    double squares = 0, usual = 0;
+    for (long long i = first_element(); i < n; i += element_stride()) {
+        squares += (double)g[i] * (double)g[i];
+        usual += (double)v[i];
+    }
+    squares = block_sum(squares);
+    usual = block_sum(usual);
+    if (threadIdx.x != 0) return;
+    lengths[2 * blockIdx.x] = (REAL)squares;
+    lengths[2 * blockIdx.x + 1] = (REAL)usual;
+}
+
+// Adam: m, v, p of one learning-rate group. `healthy` [1] (or null): nothing is changed where it is 0. `update` counts from 1. With the
+// `lengths` [2·parts] of above (or null), gradients longer than `clip` times what is usual become so long.
 KERNEL __launch_bounds__(256) adam(const REAL* g, const REAL* healthy, REAL* p, REAL* m, REAL* v, int n, REAL rate, u64 update,
-                                   const unsigned* clock, u64 warmup, u64 updates, REAL end) {
+                                   const unsigned* clock, u64 warmup, u64 updates, REAL end, const REAL* lengths, int parts, REAL clip) {
     if (healthy && healthy[0] == (REAL)0) return;
     double t = (double)clock_step(update, clock);
+    REAL shorter = (REAL)1;
+    if (lengths && t > 1) {
+        bool mine = threadIdx.x < parts;
+        double squares = block_sum(mine ? (double)lengths[2 * threadIdx.x] : 0.0);
+        double usual = block_sum(mine ? (double)lengths[2 * threadIdx.x + 1] : 0.0) / (1.0 - pow(BETA2, t - 1));
+        double longest = (double)clip * (double)clip * usual;
+        if (squares > longest) shorter = (REAL)sqrt(longest / squares);
+    }
     REAL correct1 = (REAL)(1.0 / (1.0 - pow(BETA1, t))), correct2 = (REAL)(1.0 / (1.0 - pow(BETA2, t)));
     rate *= (REAL)schedule(t, warmup, updates, end);
     for (long long i = first_element(); i < n; i += element_stride()) {
-        REAL grad = g[i];
+        REAL grad = shorter * g[i];
         REAL mean = (REAL)BETA1 * m[i] + (REAL)(1.0 - BETA1) * grad;
         REAL square = (REAL)BETA2 * v[i] + (REAL)(1.0 - BETA2) * (grad * grad);
         m[i] = mean;

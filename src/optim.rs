@@ -10,6 +10,9 @@ use crate::{
 };
 use rayon::prelude::*;
 
+/// Blocks of a GPU that share the lengths of two slabs; at most the threads of a block of the kernel that adds them up.
+const PARTS: usize = 256;
+
 /// How learning rates change in the course of a run: they rise linearly, and fall as half a cosine.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
@@ -41,6 +44,7 @@ pub struct Adam {
     step: u64,
     rates: Vec<f64>,
     schedule: Schedule,
+    clip: f64,
 }
 
 impl Adam {
@@ -48,12 +52,18 @@ impl Adam {
     pub fn new(params: &Params, rates: &[f64]) -> Self {
         check_groups("adam", params, rates);
         let zeros = || Tensor::zeros(params.device(), params.slab().shape());
-        Adam { m: zeros(), v: zeros(), step: 0, rates: rates.to_vec(), schedule: Schedule::CONSTANT }
+        Adam { m: zeros(), v: zeros(), step: 0, rates: rates.to_vec(), schedule: Schedule::CONSTANT, clip: 0.0 }
     }
 
     /// The same with rates that change.
     pub fn with_schedule(self, schedule: Schedule) -> Self {
         Adam { schedule, ..self }
+    }
+
+    /// The same with gradients no longer than `clip` times what is usual: from the second update on, all of g is multiplied with
+    /// min(1, clip · √(Σv / (1−β₂ᵗ⁻¹)) / |g|), where v is that of the updates before. 0 for none.
+    pub fn with_clip(self, clip: f64) -> Self {
+        Adam { clip, ..self }
     }
 
     /// Rates change in another way from the next update on.
@@ -100,6 +110,14 @@ impl Adam {
         on_device!(device, T => {
             let (m, v) = (self.m.slice_mut::<T>(), self.v.slice_mut::<T>());
             let (p, g) = (params.slab_mut::<T>(), grads.slab().slice::<T>());
+            let mut shorter = T::of(1.0);
+            if self.clip > 0.0 && self.step > 1 {
+                let longest = self.clip * (total(v, |v| v) / (1.0 - BETA2.powf(t - 1.0))).sqrt();
+                let length = total(g, |g| g * g).sqrt();
+                if length > longest {
+                    shorter = T::of(longest / length);
+                }
+            }
             for run in specs.chunk_by(|a, b| a.group == b.group) {
                 let range = run[0].range().start..run[run.len() - 1].range().end;
                 let rate = T::of(self.rates[run[0].group] * factor * correct1);
@@ -110,8 +128,9 @@ impl Adam {
                 blocks.zip(moments).for_each(|((p, g), (m, v))| {
                     cpu::simd(#[inline(always)] || {
                         for i in 0..p.len() {
-                            m[i] = b1 * m[i] + a1 * g[i];
-                            v[i] = b2 * v[i] + a2 * (g[i] * g[i]);
+                            let g = shorter * g[i];
+                            m[i] = b1 * m[i] + a1 * g;
+                            v[i] = b2 * v[i] + a2 * (g * g);
                             p[i] -= rate * m[i] / ((v[i] * c2).sqrt() + eps);
                         }
                     })
@@ -119,6 +138,11 @@ impl Adam {
             }
         }, gpu => {
             let Schedule { warmup, updates, end } = self.schedule;
+            let lengths = (self.clip > 0.0).then(|| Tensor::empty(&device, &[2 * PARTS]));
+            if let Some(lengths) = &lengths {
+                let arguments = args![grads.slab(), &self.v, lengths.out(), grads.slab().len()];
+                gpu.launch("adam", "lengths", Launch::rows(PARTS, 256), arguments);
+            }
             for run in specs.chunk_by(|a, b| a.group == b.group) {
                 let range = run[0].range().start..run[run.len() - 1].range().end;
                 let part = |slab: &Tensor| slab.window(range.start, &[range.len()]);
@@ -126,7 +150,7 @@ impl Adam {
                 let rate = Arg::Real(self.rates[run[0].group]);
                 let arguments = args![
                     &g, Arg::input(healthy), p.out(), m.out(), v.out(), range.len(), rate, Arg::Wide(self.step), Arg::Words(gpu.clock()),
-                    Arg::Wide(warmup), Arg::Wide(updates), Arg::Real(end),
+                    Arg::Wide(warmup), Arg::Wide(updates), Arg::Real(end), Arg::input(lengths.as_ref()), PARTS, Arg::Real(self.clip),
                 ];
                 gpu.launch("adam", "adam", Launch::elements(range.len()), arguments);
             }
@@ -264,6 +288,12 @@ fn scale_on_gpu(gpu: &Gpu, values: &Tensor, factor: f64) {
     gpu.launch("optim", "scale", Launch::elements(n), args![values.out(), n, Arg::Real(factor)]);
 }
 
+/// The sum of `f` of every value, in double precision, in an order that does not depend on the number of threads.
+fn total<T: Real>(values: &[T], f: impl Fn(f64) -> f64 + Sync) -> f64 {
+    let sums: Vec<f64> = values.par_chunks(cpu::BLOCK).map(|part| part.iter().map(|x| f(x.f64())).sum()).collect();
+    sums.iter().sum()
+}
+
 /// Where neighbours of one group lie in a slab, and which group.
 fn runs(params: &Params) -> Vec<(std::ops::Range<usize>, usize)> {
     let runs = params.specs().chunk_by(|a, b| a.group == b.group);
@@ -326,6 +356,30 @@ mod tests {
             }
             assert!(last < 0.05, "loss {last}");
         }
+    }
+
+    #[test]
+    fn a_gradient_longer_than_usual_is_cut_to_what_is_allowed() {
+        let device = Device::cpu_f64();
+        let (mut params, mut grads, [a, b]) = two(&device, [0.0, 0.0], [3.0, -4.0]);
+        let mut adam = Adam::new(&params, &[0.1, 0.1]).with_clip(2.0);
+        let mut step = |gradients: [f64; 2]| {
+            grads.set(a, &gradients[..1]);
+            grads.set(b, &gradients[1..]);
+            adam.step(&mut params, &grads);
+            [adam.moments()[0], adam.moments()[1]].map(|moment| moment.to_f64())
+        };
+        let near = |found: &[f64], wanted: [f64; 2]| (0..2).for_each(|i| assert!((found[i] - wanted[i]).abs() < 1e-12));
+        // Nothing is usual at first; 5 is after it, so 10 is allowed.
+        let [m, v] = step([3.0, -4.0]);
+        near(&m, [0.3, -0.4]);
+        near(&v, [0.009, 0.016]);
+        let [m, _] = step([6.0, 0.0]);
+        near(&m, [0.9 * 0.3 + 0.6, 0.9 * -0.4]);
+        // v of two updates is (9 + 16 + 36)·0.001, less what the first has lost; of 1,000 only so much is left.
+        let usual = ((0.999 * 25.0 + 36.0) * 0.001 / (1.0 - 0.999f64.powi(2))).sqrt();
+        let [m, _] = step([0.0, 1000.0]);
+        near(&m, [0.9 * 0.87, 0.9 * -0.36 + 0.1 * 2.0 * usual]);
     }
 
     /// Two groups of one number each, and gradients for them.

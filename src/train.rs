@@ -78,6 +78,7 @@ impl Preset {
             rates: [1e-4, 1e-3, 1e-4, 1e-4],
             warmup: 0,
             decay: 1.0,
+            clip: 0.0,
             thicker: 0,
             start: String::new(),
             eager: omniglot,
@@ -158,6 +159,9 @@ pub struct Settings {
     /// The part of the learning rates that is left at the end of the run, to which they fall as half a cosine; 1 for no fall.
     #[serde(default = "one")]
     pub decay: f64,
+    /// No gradient is longer than so many times what is usual ([`Adam::with_clip`]); 0 for any length.
+    #[serde(default)]
+    pub clip: f64,
     /// Updates over which the training images are shown with thicker ink at first, by two pixels on each side and ever less.
     #[serde(default)]
     pub thicker: u64,
@@ -244,7 +248,7 @@ impl Trainer {
         let start = Start { seed: settings.seed, eager: settings.eager, faint: settings.faint };
         let (model, params) = Model::new(config, start, device)?;
         let running = Running { statistics: Tensor::zeros(device, &[2]), iteration: 0 };
-        let adam = Adam::new(&params, &settings.rates).with_schedule(settings.schedule());
+        let adam = Adam::new(&params, &settings.rates).with_schedule(settings.schedule()).with_clip(settings.clip);
         Ok(Self::assemble(model, params, adam, running, settings, images))
     }
 
@@ -279,7 +283,7 @@ impl Trainer {
         settings.digest = found;
         check(&settings, &images, checkpoint.config())?;
         let (model, params) = checkpoint.model(device)?;
-        let mut adam = Adam::new(&params, &settings.rates).with_schedule(settings.schedule());
+        let mut adam = Adam::new(&params, &settings.rates).with_schedule(settings.schedule()).with_clip(settings.clip);
         let running = checkpoint.resume(&params, &mut adam)?;
         Ok(Self::assemble(model, params, adam, running, settings, images))
     }
@@ -448,7 +452,7 @@ fn check(settings: &Settings, images: &Images, config: &Config) -> Result<()> {
 /// The part of [`check`] for which no images are needed.
 fn check_settings(settings: &Settings) -> Result<()> {
     let wrong = |what: String| Err(Error::Usage(what));
-    let Settings { batch, steps, rates, decay, .. } = settings;
+    let Settings { batch, steps, rates, decay, clip, .. } = settings;
     if *batch == 0 || *steps == 0 {
         return wrong(format!("batch is {batch} and steps is {steps}: both must be at least 1"));
     }
@@ -460,6 +464,11 @@ fn check_settings(settings: &Settings) -> Result<()> {
     }
     if !(0.0..=1.0).contains(decay) {
         return wrong(format!("decay is {decay}: it is a part of the learning rates, from 0 to 1"));
+    }
+    if !(0.0..f64::INFINITY).contains(clip) {
+        return wrong(format!(
+            "clip is {clip}: it must be a number of usual lengths of the gradient, or 0 for any length"
+        ));
     }
     Ok(())
 }

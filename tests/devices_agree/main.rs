@@ -284,7 +284,7 @@ fn optimisers_on_the_gpu_agree_with_the_cpu() {
         grads.set(a, &normal(2, &[630], 0.0, 1.0));
         grads.set(b, &normal(3, &[5], 0.0, 1.0));
         let rates = [0.1, 0.02];
-        let mut adam = AdamW::new(Adam::new(&params, &rates), 0.3);
+        let mut adam = AdamW::new(Adam::new(&params, &rates).with_clip(0.9), 0.3);
         let mut sgd = Sgd::new(&params, &rates, 0.9).with_decay(0.1);
         let norm = clip_norm(&mut grads, 4.0);
         for _ in 0..3 {
