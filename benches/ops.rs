@@ -5,7 +5,7 @@
 //!
 //! Criterion takes the samples, says how sure it is of them, and compares each with the run before, which it keeps in
 //! `target/criterion`: `--save-baseline NAME` keeps one for longer, and `--baseline NAME` compares with that. At the end there is a table.
-//! Its times are medians; `--fastest` takes the fastest sample of each, for machines where other programs run. `--json` adds a line per op
+//! Its times are medians; `--fastest` takes the fastest iteration of each, for machines where other programs run. `--json` adds a line per op
 //! for programs. Times on a GPU are those between CUDA events, and nobody waits for it in between: what is measured is the larger of what
 //! the GPU and what the host needs for an op; a captured step pays the former only.
 //!
@@ -55,7 +55,7 @@ fn run() -> dood::Result<()> {
     let mut bench = Bench {
         criterion: clock::criterion(&arguments, &device, LONG),
         ceiling: Work { flops: peak_flops(&device, product), bytes },
-        quantile: if arguments.flag("--fastest") { 0.0 } else { 0.5 },
+        fastest: arguments.flag("--fastest"),
         json: arguments.flag("--json"),
         with_reference: n == 64 && !on_gpu,
         lines: vec![],
@@ -108,8 +108,8 @@ struct Bench {
     criterion: Criterion<OnDevice>,
     /// What the table holds everything against.
     ceiling: Work,
-    /// 0.5 for the median, 0 for the fastest where another program disturbs.
-    quantile: f64,
+    /// Whether the fastest iteration counts, not a typical one.
+    fastest: bool,
     json: bool,
     with_reference: bool,
     /// The table.
@@ -125,14 +125,14 @@ impl Bench {
         }
     }
 
-    /// Typical milliseconds of an iteration that does so much work, and is longer by `extra` seconds than what is asked for.
-    fn typical(&mut self, names: [&str; 2], work: Work, extra: f64, iteration: impl FnMut(&mut Watch)) -> f64 {
+    /// Milliseconds of an iteration that does so much work, and is longer by `extra` seconds than what is asked for.
+    fn time(&mut self, names: [&str; 2], work: Work, extra: f64, iteration: impl FnMut(&mut Watch)) -> f64 {
         let throughput = self.throughput(work);
         let mut group = self.criterion.benchmark_group(names[0]);
         group.throughput(throughput);
-        let samples = clock::samples(&mut group, &self.device, names[1], extra, iteration);
+        let [fastest, typical] = clock::samples(&mut group, &self.device, names[1], extra, iteration);
         group.finish();
-        1e3 * samples[(samples.len() as f64 * self.quantile) as usize]
+        1e3 * if self.fastest { fastest } else { typical }
     }
 
     /// Forward and backward. The gradient at the result comes from a sum, whose own time is taken off.
@@ -140,7 +140,7 @@ impl Bench {
         let device = self.device.clone();
         let [inputs, constants] = case.tensors(&device);
         let (work, has_gradient) = work(case, &device);
-        let forward = self.typical([&case.name, "forward"], work, 0.0, |watch| {
+        let forward = self.time([&case.name, "forward"], work, 0.0, |watch| {
             let tape = Tape::without_params(&device);
             let inputs: Vec<Var> = inputs.iter().map(|x| tape.input(x.clone())).collect();
             watch.time(|| (case.call)(&tape, &inputs, &constants));
@@ -157,7 +157,7 @@ impl Bench {
             let sum = tape.input(zeros.clone()).sum();
             watch.time(|| tape.backward(sum, &mut Grads::none(&device)));
         });
-        let backward = self.typical([&case.name, "backward"], work.times(2.0), extra, |watch| {
+        let backward = self.time([&case.name, "backward"], work.times(2.0), extra, |watch| {
             let tape = Tape::without_params(&device);
             let inputs: Vec<Var> = inputs.iter().map(|x| tape.input(x.clone())).collect();
             let sum = (case.call)(&tape, &inputs, &constants).sum();
@@ -176,7 +176,7 @@ impl Bench {
         let count = params.values() as f64;
         let name = format!("adam, {:.1} million values", count / 1e6);
         let work = Work { flops: 12.0 * count, bytes: 7.0 * 4.0 * count };
-        let ms = self.typical([&name, "update"], work, 0.0, |watch| watch.time(|| adam.step(&mut params, &grads)));
+        let ms = self.time([&name, "update"], work, 0.0, |watch| watch.time(|| adam.step(&mut params, &grads)));
         self.device.check()?;
         self.line(&name, [ms, 0.0], work, Some(140.512));
         Ok(())

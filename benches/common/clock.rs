@@ -99,36 +99,38 @@ impl Watch<'_> {
         result
     }
 
-    /// Seconds of all iterations. Nobody waits for a GPU before this.
-    fn total(&self) -> f64 {
-        self.times.iter().map(|[before, after]| after.since(before)).sum()
+    /// Seconds of each iteration. Nobody waits for a GPU before this.
+    fn seconds(&self) -> impl Iterator<Item = f64> {
+        self.times.iter().map(|[before, after]| after.since(before))
     }
 }
 
-/// Benchmarks `iteration`, whose own time is longer by `extra` seconds than what is asked for. Returns the seconds of every sample's
-/// typical iteration, in ascending order.
+/// Benchmarks `iteration`, whose own time is longer by `extra` seconds than what is asked for. Returns the seconds of the fastest
+/// iteration, and of a typical one: the median of all samples' means.
 pub fn samples(
     group: &mut BenchmarkGroup<OnDevice>,
     device: &Device,
     name: &str,
     extra: f64,
     mut iteration: impl FnMut(&mut Watch),
-) -> Vec<f64> {
-    let mut seen = vec![];
+) -> [f64; 2] {
+    let (mut seen, mut fastest) = (vec![], f64::INFINITY);
     group.sampling_mode(SamplingMode::Flat).bench_function(name, |bencher| {
         bencher.iter_custom(|count| {
             let mut watch = Watch { device, times: Vec::with_capacity(count as usize) };
             (0..count).for_each(|_| iteration(&mut watch));
             // Never nothing: criterion takes that for a mistake.
-            let one = (watch.total() / count as f64 - extra).max(1e-9);
-            seen.push(one);
-            1e9 * count as f64 * one
+            let net = |seconds: f64| (seconds - extra).max(1e-9);
+            fastest = watch.seconds().map(net).fold(fastest, f64::min);
+            let mean = net(watch.seconds().sum::<f64>() / count as f64);
+            seen.push(mean);
+            1e9 * count as f64 * mean
         });
     });
     // Those before were warming up.
     let mut samples = seen.split_off(seen.len().saturating_sub(SAMPLES));
     samples.sort_by(f64::total_cmp);
-    samples
+    [fastest, samples[samples.len() / 2]]
 }
 
 /// Seconds of the fastest iteration out of several, for what is only measured in order to compare with it.
@@ -136,5 +138,5 @@ pub fn fastest(device: &Device, runs: usize, mut iteration: impl FnMut(&mut Watc
     let mut watch = Watch { device, times: vec![] };
     (0..=runs).for_each(|_| iteration(&mut watch));
     // The first run fills caches and scratch memory.
-    watch.times[1..].iter().map(|[before, after]| after.since(before)).fold(f64::INFINITY, f64::min)
+    watch.seconds().skip(1).fold(f64::INFINITY, f64::min)
 }

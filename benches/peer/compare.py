@@ -109,7 +109,7 @@ def in_torch(threads, runs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="threads of every program; with 1 they disturb each other least [2]")
     parser.add_argument("--runs", type=int, default=40, help="runs of each line in a round [40]")
     parser.add_argument("--peers", default=str(ROOT / "benches/peer/target/release/dood-peers"), help="the program with candle and burn")
     parser.add_argument("--torch", action="store_true", help=argparse.SUPPRESS)
