@@ -20,9 +20,10 @@ example reconstruct --checkpoint mnist --data $digits --count 12 --out "$scratch
 for set in omniglot quickdraw; do
     example reconstruct --checkpoint $set --data images:models/$set --count 9 --out "$scratch/$set.svg"
 done
-example generate --checkpoint digits --count 48 --columns 12 --out "$scratch/generated"
+example generate --checkpoint mnist --count 48 --columns 12 --out "$scratch/generated"
+example generate --checkpoint omniglot --count 48 --columns 12 --out "$scratch/characters"
 example generate --checkpoint quickdraw --count 24 --columns 8 --out "$scratch/things"
-example complete --checkpoint digits --out "$scratch/completed"
+example complete --checkpoint mnist --out "$scratch/completed"
 example vary --checkpoint mnist --data $digits --count 4 --exemplars 8 --out "$scratch/varied"
 example fit_stroke --out "$scratch/fit"
 if command -v chromedriver > /dev/null; then
@@ -35,6 +36,7 @@ cp "$scratch/drawn.png" docs/reconstruction.png
 cp "$scratch/strokes.svg" docs/strokes.svg
 cp "$scratch/omniglot.svg" "$scratch/quickdraw.svg" docs/
 cp "$scratch/generated.png" docs/generated.png
+cp "$scratch/characters.png" docs/characters.png
 cp "$scratch/things.png" docs/things.png
 cp "$scratch/completed.png" docs/completed.png
 cp "$scratch/varied.png" docs/varied.png

@@ -124,12 +124,29 @@ pub fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 
 /// Takes the path of a checkpoint or of a run, or the name of a model that ships in the repository.
 pub fn checkpoint() -> impl TypedValueParser<Value = PathBuf> {
-    OsStringValueParser::new().map(|word| {
+    OsStringValueParser::new().try_map(|word| {
         let path = PathBuf::from(&word);
-        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(&word).with_extension("safetensors");
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        let shipped = models.join(&word).with_extension("safetensors");
         let bare = path.components().count() == 1 && path.extension().is_none();
-        if bare && !path.exists() && shipped.is_file() { shipped } else { path }
+        if !bare || path.exists() {
+            return Ok(path);
+        }
+        if shipped.is_file() {
+            return Ok(shipped);
+        }
+        let mut names: Vec<String> =
+            std::fs::read_dir(models).into_iter().flatten().flatten().filter_map(stem).collect();
+        names.sort();
+        let ship = if names.is_empty() { "none ships here".into() } else { format!("{} ship", names.join(", ")) };
+        Err(format!("there is neither a file or folder nor a model of that name ({ship})"))
     })
+}
+
+/// The name of a model from its file.
+fn stem(file: std::fs::DirEntry) -> Option<String> {
+    let path = file.path();
+    (path.extension()? == "safetensors").then(|| Some(path.file_stem()?.to_str()?.to_owned()))?
 }
 
 /// Takes a folder as it is, also where its name is not UTF-8.
