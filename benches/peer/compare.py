@@ -4,7 +4,7 @@
     cargo build --release --manifest-path benches/peer/Cargo.toml
     python3 benches/peer/compare.py [--rounds 5] [--threads 2] [--peers PROGRAM]
 
-Needs Python 3.9+ with torch, and the program that the first line builds. The programs run in turns, several rounds, and the fastest time of
+Needs Python 3.9+ with torch, and for candle and burn the program that the first line builds. The programs run in turns, several rounds, and the fastest time of
 each line counts: so whatever else the machine does disturbs all of them alike, and as little as can be. Every line is forward, and
 forward and backward with the gradients of all inputs; `classify step` is a whole update of the network of `examples/classify`, batch 64,
 dropout and Adam included.
@@ -21,7 +21,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # A line, and how the names of its case in benches/ops.rs begin.
 LINES = {"matmul 512": "matmul [512, 512]", "matmul 64x1024x1024": "matmul [64, 1024]", "conv2d 1-16": "conv2d 64x1x28x28",
          "conv2d 16-32": "conv2d 64x16x14x14", "max_pool": "max_pool [64, 16, 28, 28]", "softmax": "softmax", "classify step": None}
-PROGRAMS = ["dood", "candle", "burn", "torch"]
 
 
 def said(command, threads):
@@ -118,22 +117,25 @@ def main():
         return in_torch(a.threads, a.runs)
     runs = ["--runs", str(a.runs)]
     best = {}
+    rust = ["candle", "burn"] if os.path.exists(a.peers) else []
+    programs = ["dood", *rust, "torch"]
     for _ in range(a.rounds):
-        for program in PROGRAMS:
+        for program in programs:
             lines = dood(a.threads) if program == "dood" else peer(
                 [sys.executable, __file__, "--torch", "--threads", str(a.threads), *runs] if program == "torch" else [a.peers, program, *runs],
                 a.threads)
             for name, forward, both in lines:
                 old = best.get((name, program), (float("inf"), float("inf")))
                 best[name, program] = (min(old[0], forward), min(old[1], both))
-    print("| ms, fastest | dood | candle | burn | PyTorch | best of candle and burn / dood | PyTorch / dood |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    ratios = ["best of candle and burn / dood"] * bool(rust) + ["PyTorch / dood"]
+    print("|", " | ".join(["ms, fastest", *programs, *ratios]), "|")
+    print("|", " | ".join(["---"] * (1 + len(programs) + len(ratios))), "|")
     for name in LINES:
         for way in range(1 if LINES[name] is None else 2):
-            ms = [best[name, program][way] for program in PROGRAMS]
+            ms = [best[name, program][way] for program in programs]
+            ratios = [min(ms[1:3]) / ms[0]] * bool(rust) + [ms[-1] / ms[0]]
             label = name if LINES[name] is None else f"{name}, {['forward', 'forward and backward'][way]}"
-            cells = " | ".join(f"{x:.2f}" for x in ms)
-            print(f"| {label} | {cells} | {min(ms[1:3]) / ms[0]:.2f} | {ms[3] / ms[0]:.2f} |")
+            print("|", " | ".join([label, *(f"{x:.2f}" for x in [*ms, *ratios])]), "|")
 
 
 if __name__ == "__main__":
