@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""This library beside candle, burn and PyTorch on the CPU, in single precision: a table with ratios.
+"""This library beside PyTorch on the CPU, in single precision: a table with ratios.
 
-    cargo build --release --manifest-path benches/peer/Cargo.toml
-    python3 benches/peer/compare.py [--rounds 5] [--threads 2] [--peers PROGRAM]
+    python3 benches/peer/compare.py [--rounds 5] [--threads 2]
 
-Needs Python 3.9+ with torch, and for candle and burn the program that the first line builds. The programs run in turns, several rounds, and the fastest time of
+Needs Python 3.9+ with torch, and cargo. The programs run in turns, several rounds, and the fastest time of
 each line counts: so whatever else the machine does disturbs all of them alike, and as little as can be. Every line is forward, and
 forward and backward with the gradients of all inputs; `classify step` is a whole update of the network of `examples/classify`, batch 64,
 dropout and Adam included.
@@ -43,8 +42,8 @@ def dood(threads):
         yield "classify step", found["fastest_ms"], found["fastest_ms"]
 
 
-def peer(command, threads):
-    for found in said(command, threads):
+def torch(threads, runs):
+    for found in said([sys.executable, __file__, "--torch", "--threads", str(threads), "--runs", str(runs)], threads):
         yield found["name"], found["forward_ms"], found["both_ms"]
 
 
@@ -110,32 +109,23 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="threads of every program; with 1 they disturb each other least [2]")
     parser.add_argument("--runs", type=int, default=40, help="runs of each line in a round [40]")
-    parser.add_argument("--peers", default=str(ROOT / "benches/peer/target/release/dood-peers"), help="the program with candle and burn")
     parser.add_argument("--torch", action="store_true", help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.torch:
         return in_torch(a.threads, a.runs)
-    runs = ["--runs", str(a.runs)]
     best = {}
-    rust = ["candle", "burn"] if os.path.exists(a.peers) else []
-    programs = ["dood", *rust, "torch"]
+    programs = ["dood", "torch"]
     for _ in range(a.rounds):
         for program in programs:
-            lines = dood(a.threads) if program == "dood" else peer(
-                [sys.executable, __file__, "--torch", "--threads", str(a.threads), *runs] if program == "torch" else [a.peers, program, *runs],
-                a.threads)
-            for name, forward, both in lines:
+            for name, forward, both in dood(a.threads) if program == "dood" else torch(a.threads, a.runs):
                 old = best.get((name, program), (float("inf"), float("inf")))
                 best[name, program] = (min(old[0], forward), min(old[1], both))
-    ratios = ["best of candle and burn / dood"] * bool(rust) + ["PyTorch / dood"]
-    print("|", " | ".join(["ms, fastest", *programs, *ratios]), "|")
-    print("|", " | ".join(["---"] * (1 + len(programs) + len(ratios))), "|")
+    print("| ms, fastest | dood | PyTorch | PyTorch / dood |\n| --- | --- | --- | --- |")
     for name in LINES:
         for way in range(1 if LINES[name] is None else 2):
             ms = [best[name, program][way] for program in programs]
-            ratios = [min(ms[1:3]) / ms[0]] * bool(rust) + [ms[-1] / ms[0]]
             label = name if LINES[name] is None else f"{name}, {['forward', 'forward and backward'][way]}"
-            print("|", " | ".join([label, *(f"{x:.2f}" for x in [*ms, *ratios])]), "|")
+            print(f"| {label} | {ms[0]:.2f} | {ms[1]:.2f} | {ms[1] / ms[0]:.2f} |")
 
 
 if __name__ == "__main__":
