@@ -64,7 +64,7 @@ struct Arguments {
     /// What a stroke costs beside its divergence, in nats: the dearer, the fewer are drawn [default: 0]
     #[arg(long, value_name = "NATS")]
     price: Option<f64>,
-    /// Updates to make in total [default: 4000, hour 8000, paper 500001]
+    /// Updates to make in total [default: 4000, paper 500001]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
     /// Images per update [default: 32, others 64]

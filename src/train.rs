@@ -47,7 +47,7 @@ pub enum Preset {
     /// [`Config::quick`] for 4,000 steps: minutes on a laptop.
     #[default]
     Quick,
-    /// [`Config::hour`] for 8,000 steps: published quality in an hour on a laptop.
+    /// [`Config::hour`] for 4,000 steps: published quality in an hour on a laptop.
     Hour,
     /// [`Config::paper`] for 500,001 steps, as published.
     Paper,
@@ -92,7 +92,7 @@ impl Preset {
         match self {
             Preset::Paper => paper,
             Preset::Hour => Settings {
-                steps: 8_000,
+                steps: 4_000,
                 rates: [1e-3, 1e-3, 1e-4, 2e-2],
                 warmup: 200,
                 decay: 0.01,

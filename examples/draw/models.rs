@@ -63,6 +63,9 @@ fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models")
 }
 
+/// Of the models that ship, the one to begin with.
+const FIRST: &str = "mnist";
+
 /// What is in a folder, by name; nothing if there is none.
 fn inside(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -91,7 +94,10 @@ impl Menu {
             found.push(self.known(path.clone()).map_or_else(|| describe(&path), Ok)?);
         }
         let runs = inside(Path::new("runs")).into_iter().filter_map(|run| checkpoint::latest(&run).ok().flatten());
-        let files = inside(&shipped()).into_iter().filter(|path| is(path, "safetensors")).chain(runs);
+        let mut ship = inside(&shipped());
+        ship.retain(|path| is(path, "safetensors"));
+        ship.sort_by_key(|path| path.file_stem().is_none_or(|name| name != FIRST));
+        let files = ship.into_iter().chain(runs);
         found.extend(files.filter_map(|path| self.known(path)));
         let mut entries: Vec<Arc<Entry>> = vec![];
         for mut entry in found {

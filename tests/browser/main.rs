@@ -313,7 +313,7 @@ fn picture() {
     browser.open(&format!("http://127.0.0.1:{}/", page.port));
     browser.wait("the examples", "document.querySelectorAll('#examples button').length >= 10");
     // As people draw.
-    browser.click("#model option[value=digits]");
+    browser.click("#model option[value=mnist]");
     browser.draw("#pad", &SEVEN);
     measured(&browser, "redrawn");
     browser.click("#vary");
