@@ -5,12 +5,13 @@ mod common;
 use clap::Parser;
 use common::{Compute, Reading, STOPPED, Screen, config, say, word};
 use dood::{
-    Result,
+    Device, Error, Observer, Result,
     data::Source,
     files::quoted,
     measure::Measured,
     model::{Stop, Variant},
     ops::Placement,
+    ranks::{Launcher, Place, Ranks},
     train::{Ended, Options, Plan, Preset, Resume},
 };
 use std::{
@@ -32,6 +33,7 @@ Examples:
   train --preset paper --data mnist              as published: days on a GPU
   train --start mnist --data images:FOLDER       a model that draws digits learns your own pictures
   train --resume --out runs/mnist-quick-warp     go on with a run that was stopped
+  train --gpus 4                                 on four GPUs of this machine; also with torchrun, srun, mpirun
   train --print-config > mine.toml               every size and setting, to be changed
   train --config mine.toml                       a run with them
 
@@ -106,8 +108,57 @@ struct Arguments {
     /// Particles of the bound on log p(x) of 64 test images that is estimated at the end, 0 for none [default: 20, paper 200]
     #[arg(long, value_name = "PARTICLES")]
     iwae: Option<usize>,
+    /// GPUs of this machine to train on, which share the images of every update (--batch counts all of them). Without it, ranks that
+    /// torchrun, srun or mpirun have started are understood
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    gpus: Option<u16>,
     #[command(flatten)]
     compute: Compute,
+}
+
+/// Where the run is computed, and which part of it this process is, if it is one of several.
+fn devices(plan: &Plan, arguments: (Option<u16>, &Compute), screen: &Screen) -> Result<(Device, Option<Ranks>)> {
+    let (gpus, compute) = (arguments.0.map(usize::from), arguments.1);
+    let place = Place::from_environment()?;
+    let launched = place.as_ref().filter(|place| place.launcher != Launcher::Own);
+    if let (Some(gpus), Some(place)) = (gpus, launched) {
+        return Err(Error::Usage(format!(
+            "--gpus {gpus} would start ranks, and this process is already one of {} that were started from outside: leave --gpus out",
+            place.count
+        )));
+    }
+    let alone = std::env::var_os("DOOD_RANKS_ALONE").is_some_and(|v| v != "0");
+    if place.is_none() && gpus.is_none_or(|gpus| gpus == 1 && !alone) {
+        return Ok((compute.open(screen)?, None));
+    }
+    if !matches!(compute.device.as_str(), "auto" | "cuda") {
+        return Err(Error::Usage(format!(
+            "every rank takes a GPU of its own, and --device {} names one for all: leave it out (CUDA_VISIBLE_DEVICES chooses cards)",
+            compute.device
+        )));
+    }
+    compute.start_threads()?;
+    let about = plan.about();
+    let open = |local| Device::of_rank(local, compute.math, screen);
+    match place {
+        // Rank 0 has compiled the kernels when the others come.
+        Some(place) if place.rank == 0 => Ok((open(place.local)?, Some(Ranks::meet(place, &about, common::stuck)?))),
+        Some(place) => {
+            screen.be_quiet();
+            let ranks = Ranks::meet(place, &about, common::stuck)?;
+            let device = open(ranks.local()).inspect_err(|error| ranks.fail(&error.to_string()))?;
+            Ok((device, Some(ranks)))
+        }
+        None => {
+            let (gpus, cards) = (gpus.expect("asked for"), Device::cards()?);
+            if gpus > cards {
+                return Err(Error::Usage(format!(
+                    "--gpus {gpus} is more than this machine has: {cards} can be seen (CUDA_VISIBLE_DEVICES)"
+                )));
+            }
+            Ok((open(0)?, Some(Ranks::start(gpus, &about, common::stuck)?)))
+        }
+    }
 }
 
 fn train(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
@@ -145,7 +196,14 @@ fn train(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         say!("{}", config::text(&plan)?.trim_end());
         return Ok(ExitCode::SUCCESS);
     }
-    let ended = plan.run(&arguments.compute.open(screen)?, screen)?;
+    let ended = match devices(&plan, (arguments.gpus, &arguments.compute), screen)? {
+        (device, None) => plan.run(&device, screen)?,
+        (device, Some(ranks)) => match plan.run_as_rank(&device, ranks, screen)? {
+            Some(ended) => ended,
+            // Another rank than 0, which has done what it was for.
+            None => return Ok(if screen.stopped() { ExitCode::from(STOPPED) } else { ExitCode::SUCCESS }),
+        },
+    };
     Ok(match &ended.measured {
         Some(measured) => {
             summary(&ended, measured)?;
@@ -153,17 +211,20 @@ fn train(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         }
         None => {
             say!("Stopped after step {}. To go on:", ended.updates);
-            say!("  {}", command(&ended.folder, options.iwae, &arguments.compute)?);
+            say!("  {}", command(&ended.folder, options.iwae, arguments.gpus, &arguments.compute)?);
             ExitCode::from(STOPPED)
         }
     })
 }
 
 /// What continues a run from any folder, as typed.
-fn command(folder: &Path, iwae: Option<usize>, compute: &Compute) -> Result<String> {
+fn command(folder: &Path, iwae: Option<usize>, gpus: Option<u16>, compute: &Compute) -> Result<String> {
     let mut words = vec![common::own_path(), "--resume".into(), "--out".into(), common::absolute(folder)?.into()];
     if let Some(particles) = iwae {
         words.extend::<[OsString; 2]>(["--iwae".into(), particles.to_string().into()]);
+    }
+    if let Some(gpus) = gpus {
+        words.extend::<[OsString; 2]>(["--gpus".into(), gpus.to_string().into()]);
     }
     words.extend(compute.words());
     Ok(words.iter().map(quoted).collect::<Vec<_>>().join(" "))

@@ -9,12 +9,13 @@ struct Choice {
     int kind;
     u64 seed, step;
     unsigned stream, least;  // of a random word that keeps its element
+    int first;               // the row of the batch that is row 0 here
 
     __device__ __forceinline__ unsigned word(int row, int word, int columns) const {
         unsigned bits = 0;
         if (kind == ALL) return ALL_LANES;
         if (kind == HALF) {
-            uint4 r = philox(seed, step, stream, row * ((columns + 127) / 128) + word / 4);
+            uint4 r = philox(seed, step, stream, (first + row) * ((columns + 127) / 128) + word / 4);
             return of_call(word % 4, r.x, r.y, r.z, r.w);
         }
         for (int i = 0; i < 32 && word * 32 + i < columns; i += 4) {
@@ -23,7 +24,7 @@ struct Choice {
                 const REAL* from = mask + (long long)row * columns + column;
                 for (int j = 0; j < 4 && column + j < columns; j++) bits |= (from[j] != (REAL)0 ? 1u : 0u) << (i + j);
             } else {
-                uint4 r = philox(seed, step, stream, row * ((columns + 3) / 4) + column / 4);
+                uint4 r = philox(seed, step, stream, (first + row) * ((columns + 3) / 4) + column / 4);
                 bits |= ((r.x >= least ? 1u : 0u) | (r.y >= least ? 2u : 0u) | (r.z >= least ? 4u : 0u) | (r.w >= least ? 8u : 0u)) << i;
             }
         }
@@ -37,14 +38,15 @@ dropout_bits(const REAL* __restrict__ mask0, int kind0, u64 seed0, u64 step0, un
                     const REAL* __restrict__ mask2, int kind2, u64 seed2, u64 step2, unsigned stream2, unsigned least2,
                     const REAL* __restrict__ mask3, int kind3, u64 seed3, u64 step3, unsigned stream3, unsigned least3,
                     const unsigned* __restrict__ clock, const REAL* __restrict__ live, unsigned* __restrict__ bits, int images,
-                    int columns) {
+                    int columns, int first) {
     int call = blockIdx.y, words = (columns + 31) / 32;
     Choice choice{of_call(call, mask0, mask1, mask2, mask3),
                   of_call(call, kind0, kind1, kind2, kind3),
                   of_call(call, seed0, seed1, seed2, seed3),
                   clock_step(of_call(call, step0, step1, step2, step3), clock),
                   of_call(call, stream0, stream1, stream2, stream3),
-                  of_call(call, least0, least1, least2, least3)};
+                  of_call(call, least0, least1, least2, least3),
+                  first};
     long long n = (long long)images * words;
     for (long long i = first_element(); i < n; i += element_stride()) {
         int row = (int)(i / words), word = (int)(i % words);

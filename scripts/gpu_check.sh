@@ -7,7 +7,7 @@
 # Needs the NVIDIA driver and NVRTC; compute-sanitizer, ncu and python3 with torch are used where they are. No network.
 # Each step has a time limit, and one that fails does not stop the others. The exit code is 0 if all of them are well.
 #   GPU_CHECK_SECONDS=1440    time for everything
-#   GPU_CHECK_PARTS="tests training sanitizer benches peer profile"   what to run, by default all of it
+#   GPU_CHECK_PARTS="tests training ranks sanitizer benches peer profile"   what to run, by default all of it
 #   GPU_CHECK_STAND_IN=DIR    no GPU: the driver and NVRTC of DIR (the tests build them in a folder of target/tmp/stand_in_driver), tiny
 #                             sizes and no tools that need a GPU; shows that this script works
 set -uo pipefail
@@ -21,22 +21,31 @@ stand_in=${GPU_CHECK_STAND_IN:-}
 budget=${GPU_CHECK_SECONDS:-1440}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-parts=" ${GPU_CHECK_PARTS:-tests training sanitizer benches peer profile} "
+parts=" ${GPU_CHECK_PARTS:-tests training ranks sanitizer benches peer profile} "
 export RUST_BACKTRACE=0 DOOD_CACHE=$scratch/cache DOOD_FIXTURES=$bundle/fixtures DOOD_DATA=$data
 
 # ---- The machine ---------------------------------------------------------------------------------------------------------
 
-# The newest folder with NVRTC, where the loader does not know it already.
-find_nvrtc() {
-    ldconfig -p 2> /dev/null | grep -q 'libnvrtc\.so' && return
+# The newest folder with a library (nvrtc, nccl), where the loader does not know it already.
+find_library() {
+    ldconfig -p 2> /dev/null | grep -q "lib$1\.so" && return
     local places=(/usr/local/cuda/lib64 /usr/local/cuda-*/lib64 /usr/local/cuda*/targets/x86_64-linux/lib /opt/cuda/lib64)
     local site
     site=$(python3 -c 'import site, sys; print(*site.getsitepackages(), site.getusersitepackages(), sep="\n")' 2> /dev/null)
-    while read -r folder; do places+=("$folder"/nvidia/cu13/lib "$folder"/nvidia/cuda_nvrtc/lib); done <<< "$site"
+    while read -r folder; do places+=("$folder"/nvidia/{cu13,cuda_nvrtc,nccl}/lib); done <<< "$site"
     local folder
     for folder in "${places[@]}"; do
-        compgen -G "$folder/libnvrtc.so*" > /dev/null && echo "$folder"
+        compgen -G "$folder/lib$1.so*" > /dev/null && echo "$folder"
     done | sort -V | tail -n 1
+}
+
+# is_there LIBRARY: whether the loader finds it, with a line if not.
+is_there() {
+    ldconfig -p 2> /dev/null | grep -q "lib$1\.so" && return 0
+    local folder
+    for folder in ${LD_LIBRARY_PATH//:/ }; do compgen -G "$folder/lib$1.so*" > /dev/null && return 0; done
+    echo "lib$1.so is not there: its steps are left out"
+    return 1
 }
 
 asked() { nvidia-smi --query-gpu="$1" --format=csv,noheader 2> /dev/null | head -n 1; }
@@ -48,8 +57,10 @@ if [ -n "$stand_in" ]; then
     cp "$bundle"/fixtures/{ops,*_tiny*}.safetensors "$DOOD_FIXTURES"
     gpu=stand-in driver=none
 else
-    nvrtc=$(find_nvrtc)
-    [ -z "$nvrtc" ] || export LD_LIBRARY_PATH=$nvrtc${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    for library in nvrtc nccl; do
+        found=$(find_library $library)
+        [ -z "$found" ] || export LD_LIBRARY_PATH=$found${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    done
     gpu=$(asked name) driver=$(asked driver_version)
 fi
 gpu=${gpu:-unknown} driver=${driver:-unknown}
@@ -150,6 +161,20 @@ if wanted training "Training"; then
     cat "$run/metrics.csv" >> "$log" 2> /dev/null
 fi
 
+if wanted ranks "Several GPUs" && { [ -n "$stand_in" ] || is_there nccl; }; then
+    # With one card, NCCL has nobody to talk to, but is captured and replayed all the same.
+    [ -z "$stand_in" ] || export STAND_IN_DEVICES=2
+    cards=${STAND_IN_DEVICES:-$(nvidia-smi --list-gpus 2> /dev/null | wc -l)}
+    for gpus in 1 2 4 8; do
+        [ "$gpus" -le "$cards" ] || continue
+        step 180 "train on $gpus of $cards through NCCL" env DOOD_RANKS_ALONE=1 "$bundle/bin/train" --gpus "$gpus" --out "$scratch/ranks-$gpus" \
+            --data "mnist:$data/mnist" --preset $preset --steps "${updates[0]}" --log-every 50 "${training[@]}"
+        tail -n 1 "$scratch/ranks-$gpus/metrics.csv" >> "$log" 2> /dev/null
+    done
+    unset STAND_IN_DEVICES
+    [ "$cards" -gt 1 ] || echo "one card: what several do together is left out"
+fi
+
 if wanted sanitizer "compute-sanitizer" && has compute-sanitizer; then
     # Memory that is filled before use would hide reads of what no kernel wrote.
     export DOOD_CUDA_ALLOC=each DOOD_CUDA_POISON=0
@@ -214,10 +239,13 @@ fi
 
 field() { sed -nE "s/.*\"$2\":\"?([^\",}]*).*/\1/p" <<< "$1"; }
 
-printf '\n%-44s %10s %12s\n' "step" "ms" "images/s"
+# Projected for an H100 by a model of the captured graph, 64 images of the published sizes.
+declare -A projected=(["step 64 f32 captured"]=7.3 ["step 64 tf32 captured"]=4.2 ["step 64 bf16 captured"]=4.0)
+printf '\n%-44s %10s %12s %10s\n' "step" "ms" "images/s" "projected"
 for line in "${figures[@]}"; do
     [ "$(field "$line" bench)" = step ] || continue
-    printf '%-44s %10.2f %12.1f\n' "$(field "$line" step)" "$(field "$line" ms)" "$(field "$line" images_per_second)"
+    name=$(field "$line" step)
+    printf '%-44s %10.2f %12.1f %10s\n' "$name" "$(field "$line" ms)" "$(field "$line" images_per_second)" "${projected[$name]:-}"
 done
 
 # What the optimised kernels gain over their plain twins.

@@ -84,6 +84,34 @@ impl Device {
         }
     }
 
+    /// The GPU of a rank: the one with the rank's number among those of its machine, or the only one that it can see. Kernels are compiled
+    /// as by [`Device::open`].
+    ///
+    /// # Errors
+    /// [`Error::Device`] where there is none for it.
+    pub fn of_rank(local: usize, math: MathMode, observer: &dyn Observer) -> Result<Self> {
+        let cards = gpu::count()?;
+        // Some launchers show each rank its own GPU only.
+        let ordinal = if cards == 1 { 0 } else { local };
+        if ordinal >= cards {
+            return Err(Error::Device(format!(
+                "rank {local} of this machine (counted from 0) has no GPU: {cards} can be seen (CUDA_VISIBLE_DEVICES), and every rank \
+                 needs one of its own"
+            )));
+        }
+        let device = Device::cuda(ordinal, DType::F32, math)?;
+        device.prepare(observer);
+        Ok(device)
+    }
+
+    /// How many GPUs there are.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where there is no driver, or one that does not start.
+    pub fn cards() -> Result<usize> {
+        gpu::count()
+    }
+
     /// [`Device::open`] without an observer.
     ///
     /// # Errors

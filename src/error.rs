@@ -54,6 +54,9 @@ pub enum Error {
     /// A value that is not finite appeared during training.
     #[error("{0}")]
     NotFinite(String),
+    /// Ranks of one run that do not belong together, or one that was lost.
+    #[error("{0}")]
+    Ranks(String),
     /// The caller asked for an end before the work was done; nothing that is half done was kept. Programs exit with code 130.
     #[error("stopped before it was done")]
     Stopped,

@@ -10,13 +10,14 @@ mod compile;
 mod event;
 mod graph;
 mod launch;
+mod nccl;
 mod open;
 mod request;
 
 pub(crate) use arena::Block;
 pub(crate) use event::Event;
 pub(crate) use graph::Graph;
-pub(crate) use open::is_expected;
+pub(crate) use open::{count, is_expected};
 pub(crate) use request::args;
 pub use request::{Arg, GraphSize, Launch, Span};
 
@@ -25,7 +26,7 @@ use arena::{Arena, Memory};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result};
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicBool},
 };
 
 /// One stream on one card, the kernels loaded on it, and the memory of the current step.
@@ -45,7 +46,9 @@ pub struct Gpu {
     /// The clock outside of graphs: always 0.
     still: Memory,
     /// Whether a captured kernel waits for those only whose results it needs.
-    parallel: bool,
+    parallel: AtomicBool,
+    /// The other GPUs that work on the same update.
+    peers: nccl::Slot,
     state: Mutex<State>,
 }
 
@@ -131,10 +134,10 @@ impl Gpu {
     /// [`Error::Device`] or [`Error::DeviceMemory`].
     pub(crate) fn check(&self) -> Result<()> {
         self.wait();
-        match self.state().error.take() {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        let error = self.state().error.take();
+        // What happened to another GPU says more than its consequences here.
+        self.check_peers()?;
+        error.map_or(Ok(()), Err)
     }
 
     /// Waits for everything that was launched.

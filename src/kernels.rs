@@ -2,7 +2,8 @@
 
 pub(crate) mod pointwise;
 
-use crate::DType;
+use crate::{DType, files::hex};
+use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -140,6 +141,15 @@ fn text(name: &str, ending: &str, all: &[(&str, &'static str)]) -> Option<Cow<'s
 /// The text of `kernels/<file>.cu`.
 pub fn source(file: &str) -> Option<Cow<'static, str>> {
     text(file, "cu", SOURCES)
+}
+
+/// What tells these kernels from those of another build.
+pub(crate) fn digest() -> String {
+    let mut hash = Sha256::new();
+    let all =
+        SOURCES.iter().map(|(name, _)| source(name)).chain(HEADERS.iter().map(|(name, _)| text(name, "cuh", HEADERS)));
+    all.flatten().for_each(|text| hash.update(text.as_bytes()));
+    hex(&hash.finalize()[..6])
 }
 
 /// What NVRTC is given: the text of a kernel file after the constants that it shares with the host and what all files share, and with

@@ -56,7 +56,7 @@
 //!
 //! ```text
 //! ground   error observer files dtype real kernels rng cpu matmul
-//! card     gpu
+//! card     ranks gpu
 //! engine   device tensor slot op profile params tape
 //! parts    ops gradcheck extend optim nn
 //! paper    model
@@ -97,6 +97,7 @@ pub mod ops;
 pub mod optim;
 mod params;
 pub mod profile;
+pub mod ranks;
 mod real;
 pub mod refine;
 pub mod rng;

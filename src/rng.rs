@@ -31,12 +31,19 @@ pub struct Rng {
     pub seed: u64,
     /// Which step.
     pub step: u64,
+    /// The row of the batch at which what is drawn for begins: 0 but where another GPU has the rows before.
+    pub row: usize,
 }
 
 impl Rng {
     /// The generator of step `step` of the run with seed `seed`.
     pub fn new(seed: u64, step: u64) -> Self {
-        Rng { seed, step }
+        Rng { seed, step, row: 0 }
+    }
+
+    /// The numbers of the same step from row `row` of the batch on, for what has numbers of its own for every row.
+    pub fn from_row(self, row: usize) -> Self {
+        Rng { row, ..self }
     }
 
     /// Four random words: block `block` of `stream`.

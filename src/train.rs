@@ -29,6 +29,7 @@ use crate::{
     },
     ops::{Placement, Thicker, thicken},
     optim::{Adam, Schedule},
+    ranks::Ranks,
     real::Real,
     rng::{Rng, Stream},
 };
@@ -38,6 +39,7 @@ use std::{
     cell::RefCell,
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// A model size together with settings that suit it.
@@ -228,6 +230,9 @@ pub struct Trainer {
     /// The newest file that holds this run.
     saved: RefCell<Option<PathBuf>>,
     on_gpu: Option<captured::OnGpu>,
+    /// The ranks that make the updates together, if there are several.
+    ranks: Option<Arc<Ranks>>,
+    notes: Vec<String>,
 }
 
 impl Trainer {
@@ -308,6 +313,8 @@ impl Trainer {
             order,
             saved: RefCell::default(),
             on_gpu: None,
+            ranks: None,
+            notes: vec![],
         }
     }
 

@@ -62,6 +62,7 @@ fn train(device: &Device, placement: Placement, n: usize, at_once: usize, captur
         reports.extend(trainer.run_steps(at_once.min(n - reports.len())).unwrap_or_else(|e| panic!("{e}")));
     }
     assert_eq!(trainer.updates(), n as u64);
+    assert_eq!(trainer.take_notes(), [""; 0], "a step that is not captured as it should be");
     (trainer.params().slab().to_f32(), reports)
 }
 
@@ -101,6 +102,46 @@ fn most_kernels_of_a_captured_step_do_not_wait_for_each_other() {
     assert_eq!((chain.nodes, chain.longest_chain), (graph.nodes, graph.nodes));
     assert!(3 * graph.longest_chain < graph.nodes, "{graph:?}");
     assert_eq!(parallel, in_a_row);
+}
+
+#[test]
+fn kernels_that_others_wait_for_are_urgent_and_all_split_their_memory_alike() {
+    let Some(_alone) = prepare() else { return };
+    if !stand_in::is_stand_in() {
+        return println!("skipped: a real GPU does not tell");
+    }
+    let mut trainer = trainer(&cuda(DType::F32), Placement::Warp);
+    trainer.run_steps(3).unwrap();
+    let (urgent, nodes) = (stand_in::urgent_kernels(), trainer.graph().unwrap().nodes as u64);
+    println!("{urgent} of {nodes} nodes are urgent");
+    assert!(urgent > nodes / 4 && urgent < nodes);
+    assert_eq!(stand_in::splits(), 1);
+}
+
+#[test]
+fn a_step_that_cannot_be_captured_is_made_in_another_way_with_one_line() {
+    let Some(_alone) = prepare() else { return };
+    if !stand_in::is_stand_in() {
+        return println!("skipped: a real GPU captures everything");
+    }
+    let train = |can: &str| {
+        let device = cuda(DType::F32);
+        stand_in::set("capture", can);
+        let mut trainer = trainer(&device, Placement::Warp);
+        trainer.run_steps(5).unwrap_or_else(|e| panic!("{e}"));
+        trainer.run_steps(3).unwrap_or_else(|e| panic!("{e}"));
+        let notes = trainer.take_notes();
+        (bits(&trainer.params().slab().to_f32()), trainer.graph().map(|g| g.longest_chain == g.nodes), notes)
+    };
+    let (graph, in_a_row, notes) = train("graph");
+    assert_eq!((in_a_row, notes.len()), (Some(false), 0));
+    let (chain, in_a_row, notes) = train("chain");
+    assert_eq!((in_a_row, notes.len()), (Some(true), 1));
+    assert!(notes[0].contains("operation not supported") && notes[0].contains("one after the other"), "{notes:?}");
+    let (eager, in_a_row, notes) = train("none");
+    assert_eq!((in_a_row, notes.len()), (None, 1));
+    assert!(notes[0].contains("cannot be captured") && notes[0].contains("kernel by kernel"), "{notes:?}");
+    assert!(graph == chain && graph == eager);
 }
 
 #[test]

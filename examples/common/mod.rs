@@ -49,6 +49,12 @@ pub fn main<A: Parser>(work: impl FnOnce(A, &Screen) -> Result<ExitCode>) -> Exi
     })
 }
 
+/// Ends a program whose GPU waits for others that do not come.
+pub fn stuck(why: &str) {
+    SCREEN.line(format_args!("error: {why}"));
+    std::process::exit(1);
+}
+
 /// This program, as it can be started from any folder.
 pub fn own_path() -> OsString {
     let name = std::env::args_os().next().unwrap_or_default();

@@ -20,6 +20,7 @@ const FIRST_LINE: Duration = Duration::from_secs(2);
 pub struct Screen {
     terminal: bool,
     stopped: AtomicBool,
+    quiet: AtomicBool,
     task: Mutex<Option<Task>>,
 }
 
@@ -38,7 +39,12 @@ struct Task {
 
 impl Screen {
     pub fn new() -> Self {
-        Screen { terminal: io::stderr().is_terminal(), stopped: AtomicBool::new(false), task: Mutex::new(None) }
+        Screen {
+            terminal: io::stderr().is_terminal(),
+            stopped: AtomicBool::new(false),
+            quiet: AtomicBool::new(false),
+            task: Mutex::new(None),
+        }
     }
 
     /// Asks the work to stop; whether this is the first time.
@@ -46,8 +52,20 @@ impl Screen {
         !self.stopped.swap(true, Ordering::Relaxed)
     }
 
+    /// From here on nothing is said but errors: another process speaks for this one.
+    pub fn be_quiet(&self) {
+        self.quiet.store(true, Ordering::Relaxed);
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed)
+    }
+
     /// Says that a stop was asked for, and what may come first.
     pub fn announce_stop(&self) {
+        if self.is_quiet() {
+            return;
+        }
         let first = match &*self.task() {
             Some(task) if task.name == "Training" => "this step ends and a checkpoint is saved".into(),
             Some(task) => format!("{} comes to where it can be left", lower(&task.name)),
@@ -77,6 +95,9 @@ impl Screen {
 
 impl Observer for Screen {
     fn begin(&self, task: &str, total: Option<u64>, unit: Unit) {
+        if self.is_quiet() {
+            return;
+        }
         let bar = self.terminal.then(|| {
             let template = match (total, unit) {
                 (None, Unit::Items) => "{spinner} {prefix}  {human_pos}  {msg}",
@@ -135,7 +156,9 @@ impl Observer for Screen {
     }
 
     fn note(&self, sentence: &str) {
-        self.line(format_args!("{sentence}"));
+        if !self.is_quiet() {
+            self.line(format_args!("{sentence}"));
+        }
     }
 
     fn stopped(&self) -> bool {

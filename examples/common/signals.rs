@@ -16,6 +16,30 @@ pub fn watch(screen: &'static Screen) {
         }
     };
     keeping_ignored(|| ctrlc::set_handler(stop).expect("the program has one handler"));
+    #[cfg(unix)]
+    watch_user_signal(screen);
+}
+
+/// SIGUSR1, by which SLURM says that the time of a job ends soon (`--signal=USR1@60`), asks `screen` to stop, too.
+#[cfg(unix)]
+fn watch_user_signal(screen: &'static Screen) {
+    // SAFETY: plain calls of the C library with valid pointers. Threads that are started later hold the signal back, too.
+    let held = unsafe {
+        let mut held = std::mem::zeroed();
+        libc::sigemptyset(&mut held);
+        libc::sigaddset(&mut held, libc::SIGUSR1);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &held, std::ptr::null_mut());
+        held
+    };
+    std::thread::spawn(move || {
+        let mut signal = 0;
+        // SAFETY: both places are valid.
+        while unsafe { libc::sigwait(&held, &mut signal) } == 0 {
+            if screen.stop() {
+                screen.announce_stop();
+            }
+        }
+    });
 }
 
 /// Does what sets handlers, except for signals that whoever started us wants ignored, as nohup does.

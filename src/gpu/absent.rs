@@ -8,7 +8,8 @@ mod request;
 pub(crate) use request::args;
 pub use request::{Arg, GraphSize, Launch, Span};
 
-use crate::{DType, Error, MathMode, Observer, Result, kernels::Kernels};
+use crate::{DType, Error, MathMode, Observer, Result, kernels::Kernels, ranks::Ranks};
+use std::sync::Arc;
 
 /// There is none.
 pub enum Gpu {}
@@ -21,6 +22,19 @@ pub(crate) struct Event(Gpu);
 
 /// A step captured on none.
 pub(crate) struct Graph(Gpu);
+
+/// GPUs beside none.
+pub(crate) struct Peers(Gpu);
+
+impl Peers {
+    pub fn count(&self) -> usize {
+        match self.0 {}
+    }
+
+    pub fn rank(&self) -> usize {
+        match self.0 {}
+    }
+}
 
 /// Methods of what does not exist.
 macro_rules! absent {
@@ -43,8 +57,10 @@ impl Gpu {
     }
 
     absent! {
+        all_reduce(&[Span]);
         alloc(usize) -> Block;
         arena_bytes() -> usize;
+        broadcast(Span);
         capture(impl FnOnce()) -> Result<Graph>;
         check() -> Result<()>;
         clear(Span);
@@ -58,12 +74,16 @@ impl Gpu {
         begin_step();
         end_step();
         enter(&'static str);
+        in_a_row() -> bool;
+        join(&Arc<Ranks>) -> Result<()>;
         launch(&'static str, &'static str, Launch, &[Arg]);
         launches() -> u64;
         mark() -> Event;
         math() -> MathMode;
         milliseconds(&Event, &Event) -> f64;
         naive() -> bool;
+        part();
+        peers() -> Option<Arc<Peers>>;
         read(u64, &mut [u8]);
         store(&[u8]) -> Block;
         upload(&Block, &[u8]);
@@ -90,6 +110,11 @@ impl Graph {
     pub fn replay(&mut self, _from: u64, _times: usize) -> Result<()> {
         match self.0 {}
     }
+}
+
+/// How many cards there are: none that can be used.
+pub(crate) fn count() -> Result<usize> {
+    Gpu::open(0, DType::F32, MathMode::F32).map(|_| 0)
 }
 
 /// Whether a GPU should be there.

@@ -3,7 +3,7 @@
 
 use super::Span;
 use cudarc::driver::{CudaContext, DriverError, result};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 /// Every allocation starts on a multiple of this many bytes.
 pub(super) const ALIGN: usize = 256;
@@ -36,10 +36,62 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
+        let freed = Freed { address: self.address, context: self.context.clone() };
+        let mut put_off = put_off();
+        match &mut *put_off {
+            PutOff { captures: 0, .. } => {
+                drop(put_off);
+                freed.free();
+            }
+            PutOff { later, .. } => later.push(freed),
+        }
+    }
+}
+
+/// Memory that nobody uses any more.
+struct Freed {
+    address: u64,
+    context: Arc<CudaContext>,
+}
+
+impl Freed {
+    fn free(self) {
         if self.context.bind_to_thread().is_ok() {
             // SAFETY: freed once; the driver waits for kernels that still use it.
             let _ = unsafe { result::free_sync(self.address) };
         }
+    }
+}
+
+/// To free memory would spoil a capture, so it is put off to its end.
+#[derive(Default)]
+struct PutOff {
+    captures: usize,
+    later: Vec<Freed>,
+}
+
+fn put_off() -> MutexGuard<'static, PutOff> {
+    static PUT_OFF: Mutex<PutOff> = Mutex::new(PutOff { captures: 0, later: vec![] });
+    PUT_OFF.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// As long as it is there, no memory is freed.
+pub(super) struct NothingFreed(());
+
+impl NothingFreed {
+    pub fn new() -> Self {
+        put_off().captures += 1;
+        NothingFreed(())
+    }
+}
+
+impl Drop for NothingFreed {
+    fn drop(&mut self) {
+        let mut put_off = put_off();
+        put_off.captures -= 1;
+        let later = if put_off.captures == 0 { std::mem::take(&mut put_off.later) } else { vec![] };
+        drop(put_off);
+        later.into_iter().for_each(Freed::free);
     }
 }
 

@@ -2,19 +2,19 @@
 
 use super::{
     Arg, Gpu, GraphSize, Launch, Span,
-    arena::{ALIGN, Arena, Memory},
+    arena::{ALIGN, Arena, Memory, NothingFreed},
     args,
 };
 use crate::{Error, Result};
-use cudarc::driver::{CudaGraph, DriverError, sys};
+use cudarc::driver::{DriverError, sys};
 use std::{
     ptr::{null, null_mut},
-    sync::Arc,
+    sync::{Arc, LazyLock, atomic::Ordering::Relaxed},
 };
 
 /// A captured step. It owns the memory that it works in.
 pub(crate) struct Graph {
-    graph: CudaGraph,
+    graph: Executable,
     gpu: Arc<Gpu>,
     /// Counts replays; random numbers and counters of the captured step add it to the step of the capture.
     clock: Memory,
@@ -33,9 +33,12 @@ pub(super) struct Recording {
 }
 
 struct Node {
-    handle: sys::CUgraphNode,
+    /// Its name, or names: a library may make several nodes of what is one here.
+    handles: Vec<sys::CUgraphNode>,
     reads: Vec<Span>,
     writes: Vec<Span>,
+    /// The nodes that it waits for.
+    direct: Vec<usize>,
     /// The nodes that it comes after, directly or not: a bit for each.
     after: Vec<u64>,
     /// Of the nodes that it comes after, the most that wait for each other in a row.
@@ -62,6 +65,30 @@ impl Recording {
         (direct, all)
     }
 
+    /// The nodes that no other waits for.
+    fn last(&self) -> Vec<usize> {
+        let mut awaited = vec![0u64; self.nodes.len() / 64 + 1];
+        for node in &self.nodes {
+            awaited.iter_mut().zip(&node.after).for_each(|(all, after)| *all |= after);
+        }
+        (0..self.nodes.len()).filter(|i| awaited[i / 64] >> (i % 64) & 1 == 0).collect()
+    }
+
+    /// How urgent each node is, from 0 to `most`: the more nodes have to come after it one after the other, the more. So kernels that
+    /// others wait for are not held up by those that are in no hurry, as the gradients of weights.
+    fn urgencies(&self, most: usize) -> Vec<usize> {
+        let mut following = vec![1usize; self.nodes.len()];
+        for i in (0..self.nodes.len()).rev() {
+            for &before in &self.nodes[i].direct {
+                following[before] = following[before].max(following[i] + 1);
+            }
+        }
+        let longest = following.iter().copied().max().unwrap_or(1);
+        // Half as many for each level less.
+        let less = |n: usize| (0..most).find(|level| n << (level + 1) > longest).unwrap_or(most);
+        following.into_iter().map(|n| most - less(n)).collect()
+    }
+
     fn size(&self) -> GraphSize {
         let longest_chain = self.nodes.iter().map(|n| n.depth + 1).max().unwrap_or(0);
         GraphSize { nodes: self.nodes.len(), longest_chain, bytes: self.bytes }
@@ -84,17 +111,24 @@ impl Gpu {
             return work();
         };
         recording.bytes += reads.iter().chain(writes).map(|span| span.bytes).sum::<usize>();
-        if !self.parallel {
+        if !self.parallel() {
             let depth = recording.nodes.len();
-            recording.nodes.push(Node { handle: null_mut(), reads: vec![], writes: vec![], after: vec![], depth });
+            recording.nodes.push(Node {
+                handles: vec![],
+                reads: vec![],
+                writes: vec![],
+                direct: vec![],
+                after: vec![],
+                depth,
+            });
             return work();
         }
         let (direct, after) = recording.needed(reads, writes);
         let depth = direct.iter().map(|&i| recording.nodes[i].depth + 1).max().unwrap_or(0);
-        self.wait_for(direct.iter().map(|&i| recording.nodes[i].handle).collect())?;
+        self.wait_for(direct.iter().flat_map(|&i| recording.nodes[i].handles.clone()).collect())?;
         work()?;
-        let (handle, reads, writes) = (self.last_captured()?, reads.to_vec(), writes.to_vec());
-        recording.nodes.push(Node { handle, reads, writes, after, depth });
+        let (handles, reads, writes) = (self.last_captured()?, reads.to_vec(), writes.to_vec());
+        recording.nodes.push(Node { handles, reads, writes, direct, after, depth });
         Ok(())
     }
 
@@ -102,25 +136,52 @@ impl Gpu {
     fn wait_for(&self, mut nodes: Vec<sys::CUgraphNode>) -> std::result::Result<(), DriverError> {
         let set = sys::CUstreamUpdateCaptureDependencies_flags_enum::CU_STREAM_SET_CAPTURE_DEPENDENCIES as u32;
         let (stream, no_data) = (self.stream.cu_stream(), null());
+        // An empty vector points nowhere, which is not the same as nothing.
+        let list = if nodes.is_empty() { null_mut() } else { nodes.as_mut_ptr() };
         // SAFETY: the nodes belong to the graph that this stream is capturing.
-        unsafe { sys::cuStreamUpdateCaptureDependencies_v2(stream, nodes.as_mut_ptr(), no_data, nodes.len(), set) }
-            .result()
+        unsafe { sys::cuStreamUpdateCaptureDependencies_v2(stream, list, no_data, nodes.len(), set) }.result()
     }
 
-    /// The node that was captured last.
-    fn last_captured(&self) -> std::result::Result<sys::CUgraphNode, DriverError> {
+    /// The nodes that what is captured next would come after: those of what was captured last.
+    fn last_captured(&self) -> std::result::Result<Vec<sys::CUgraphNode>, DriverError> {
         let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
-        let (mut nodes, mut count) = (null(), 0);
+        // Edges may have data, as those of a library's kernels; without a place for them the driver does not answer.
+        let (mut nodes, mut edges, mut count) = (null(), null(), 0);
         // SAFETY: the places are valid; the list of nodes belongs to the driver and is read before the next call.
         unsafe {
             let (stream, none) = (self.stream.cu_stream(), null_mut());
-            sys::cuStreamGetCaptureInfo_v3(stream, &mut status, none, null_mut(), &mut nodes, null_mut(), &mut count)
+            sys::cuStreamGetCaptureInfo_v3(stream, &mut status, none, null_mut(), &mut nodes, &mut edges, &mut count)
                 .result()?;
             match count {
-                1 => Ok(*nodes),
-                _ => Err(DriverError(sys::CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)),
+                0 => Err(DriverError(sys::CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)),
+                _ => Ok(std::slice::from_raw_parts(nodes, count).to_vec()),
             }
         }
+    }
+
+    /// Makes the end of the capture come after everything in it.
+    fn wait_for_all(&self) -> std::result::Result<(), DriverError> {
+        let state = self.state();
+        let Some(recording) = state.recording.as_ref().filter(|_| self.parallel()) else { return Ok(()) };
+        let handles = recording.last().iter().flat_map(|&i| recording.nodes[i].handles.clone()).collect();
+        drop(state);
+        self.wait_for(handles)
+    }
+
+    fn parallel(&self) -> bool {
+        self.parallel.load(Relaxed)
+    }
+
+    /// Kernels that are captured from now on wait for the one before; whether they did not already.
+    pub(crate) fn in_a_row(&self) -> bool {
+        self.parallel.swap(false, Relaxed)
+    }
+
+    fn end_capture(self: &Arc<Self>) -> std::result::Result<Executable, DriverError> {
+        let mut graph = Executable { graph: null_mut(), exec: null_mut(), gpu: self.clone() };
+        // SAFETY: the place is valid, and this stream is capturing.
+        unsafe { sys::cuStreamEndCapture(self.stream.cu_stream(), &mut graph.graph) }.result()?;
+        Ok(graph)
     }
 
     fn set_clock(&self, clock: &Memory, steps: u64) {
@@ -151,26 +212,103 @@ impl Gpu {
             std::mem::replace(&mut state.arena, arena)
         };
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        let nothing_freed = NothingFreed::new();
         let began = self.stream.begin_capture(mode).map_err(failed);
+        let mut joined = Ok(());
         if began.is_ok() {
             step();
             tick();
+            joined = self.wait_for_all().map_err(failed);
         }
-        let ended = began.and_then(|()| self.stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(failed));
+        let ended = began.and_then(|()| self.end_capture().map_err(failed));
         let (arena, recording) = {
             let mut state = self.state();
             state.clock = self.still.span();
             (std::mem::replace(&mut state.arena, eager), state.recording.take().expect("a capture has begun"))
         };
+        drop(nothing_freed);
         // The op's own sentence says more than the driver's complaint about its consequences.
         if let Some(error) = self.state().error.take() {
             return Err(error);
         }
-        let graph = ended?.ok_or_else(|| Error::Device("the captured step was empty".into()))?;
-        graph.upload().map_err(failed)?;
+        joined?;
+        let graph = ended?.instantiate(&recording).map_err(failed)?;
         Ok(Graph { graph, gpu: self.clone(), clock, _arena: arena, size: recording.size() })
     }
 }
+
+/// A graph, and what the driver has made of it.
+struct Executable {
+    graph: sys::CUgraph,
+    exec: sys::CUgraphExec,
+    gpu: Arc<Gpu>,
+}
+
+impl Executable {
+    /// Gives nodes their priorities, and makes the graph ready to be launched.
+    fn instantiate(mut self, recording: &Recording) -> std::result::Result<Self, DriverError> {
+        if self.gpu.parallel() && !*ALIKE {
+            self.set_priorities(recording)?;
+        }
+        let flags = sys::CUgraphInstantiate_flags_enum::CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY.0 as u64;
+        // SAFETY: the graph was captured, and the place is valid.
+        unsafe {
+            sys::cuGraphInstantiateWithFlags(&mut self.exec, self.graph, flags).result()?;
+            sys::cuGraphUpload(self.exec, self.gpu.stream.cu_stream()).result()?;
+        }
+        Ok(self)
+    }
+
+    fn set_priorities(&self, recording: &Recording) -> std::result::Result<(), DriverError> {
+        let (mut least, mut greatest) = (0, 0);
+        // SAFETY: the places are valid.
+        unsafe { sys::cuCtxGetStreamPriorityRange(&mut least, &mut greatest) }.result()?;
+        // Numbers count downwards: the greatest priority has the least.
+        let levels = (least - greatest).max(0) as usize;
+        for (node, urgency) in recording.nodes.iter().zip(recording.urgencies(levels)) {
+            for &handle in &node.handles {
+                let mut kind = sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_EMPTY;
+                // SAFETY: the node belongs to the graph, the place is valid, and the value is that of the attribute.
+                unsafe {
+                    sys::cuGraphNodeGetType(handle, &mut kind).result()?;
+                    if kind == sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_KERNEL {
+                        let mut value: sys::CUkernelNodeAttrValue = std::mem::zeroed();
+                        value.priority = least - urgency as i32;
+                        let priority = sys::CUkernelNodeAttrID::CU_LAUNCH_ATTRIBUTE_PRIORITY;
+                        sys::cuGraphKernelNodeSetAttribute(handle, priority, &value).result()?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn launch(&self) -> std::result::Result<(), DriverError> {
+        self.gpu.bound()?;
+        // SAFETY: it was instantiated.
+        unsafe { sys::cuGraphLaunch(self.exec, self.gpu.stream.cu_stream()) }.result()
+    }
+}
+
+impl Drop for Executable {
+    fn drop(&mut self) {
+        if self.gpu.bound().is_err() {
+            return;
+        }
+        // SAFETY: both are destroyed once; the driver waits for launches.
+        unsafe {
+            if !self.exec.is_null() {
+                let _ = sys::cuGraphExecDestroy(self.exec).result();
+            }
+            if !self.graph.is_null() {
+                let _ = sys::cuGraphDestroy(self.graph).result();
+            }
+        }
+    }
+}
+
+/// `DOOD_CUDA_GRAPH=alike` gives all kernels of a captured step the same priority.
+static ALIKE: LazyLock<bool> = LazyLock::new(|| std::env::var("DOOD_CUDA_GRAPH").is_ok_and(|v| v == "alike"));
 
 impl Graph {
     /// What was captured.
@@ -249,7 +387,7 @@ mod tests {
         let mut add = |reads: &[Span], writes: &[Span]| {
             let (direct, after) = recording.needed(reads, writes);
             let (reads, writes) = (reads.to_vec(), writes.to_vec());
-            recording.nodes.push(Node { handle: null_mut(), reads, writes, after, depth: 0 });
+            recording.nodes.push(Node { handles: vec![], reads, writes, direct: direct.clone(), after, depth: 0 });
             direct
         };
         assert!(add(&[], &[a]).is_empty());
@@ -262,6 +400,45 @@ mod tests {
         assert_eq!(add(&[], &[inside]), [3], "a part of what was written, which the third wrote and the fourth read");
         assert_eq!(add(&[Span { address: 3504, bytes: 4 }], &[Span { address: 6000, bytes: 1 }]), [2], "its neighbour");
         assert!(add(&[Span::NONE], &[Span::NONE]).is_empty(), "null pointers are no memory");
+    }
+
+    #[test]
+    fn nodes_that_many_wait_for_are_urgent() {
+        let mut recording = Recording::default();
+        let mut add = |direct: &[usize]| {
+            let (handles, reads, writes, after) = (vec![], vec![], vec![], vec![]);
+            recording.nodes.push(Node { handles, reads, writes, direct: direct.to_vec(), after, depth: 0 });
+        };
+        add(&[]);
+        (0..15).for_each(|i| add(&[i]));
+        // Two that only the end waits for.
+        add(&[]);
+        add(&[3]);
+        let urgent = recording.urgencies(4);
+        assert_eq!(urgent[..16], [4, 4, 4, 4, 4, 4, 4, 4, 3, 3, 3, 3, 2, 2, 1, 0]);
+        assert_eq!(urgent[16..], [0, 0]);
+        assert!(recording.urgencies(0).iter().all(|urgency| *urgency == 0));
+    }
+
+    #[test]
+    fn memory_that_is_let_go_of_in_a_captured_step_is_freed_behind_it() {
+        let Some((_alone, device)) = device() else { return };
+        let gpu = device.gpu().unwrap();
+        let kept = Tensor::zeros(&device, &[3]);
+        let work = || {
+            let _step = device.step();
+            kept.copy_on_gpu(&Tensor::full(&device, &[3], 4.0));
+        };
+        work();
+        let mut outside = Some(Tensor::zeros(&device, &[1000]));
+        let mut graph = gpu
+            .capture(|| {
+                outside = None;
+                work();
+            })
+            .unwrap();
+        graph.replay(0, 1).unwrap();
+        assert_eq!(kept.to_f32(), [4.0; 3]);
     }
 
     #[test]

@@ -8,8 +8,11 @@ use crate::{
         common::{SIZES, TABLE},
     },
 };
-use cudarc::driver::{CudaFunction, DeviceRepr, LaunchConfig, PushKernelArg, sys};
-use std::collections::hash_map::Entry;
+use cudarc::driver::{CudaFunction, CudaModule, DeviceRepr, DriverError, LaunchConfig, PushKernelArg, sys};
+use std::{
+    collections::hash_map::Entry,
+    sync::{Arc, LazyLock},
+};
 
 /// The pointers of a table, as a kernel gets them.
 #[repr(transparent)]
@@ -24,6 +27,13 @@ struct SizeList([i32; SIZES]);
 
 // SAFETY: `SizeList` in kernels/common.cuh has the same layout.
 unsafe impl DeviceRepr for SizeList {}
+
+/// The percentage of the memory of a multiprocessor that kernels want to be shared memory: 100, or what `DOOD_CUDA_CARVEOUT` says; −1 leaves
+/// it to the driver.
+static CARVEOUT: LazyLock<i32> = LazyLock::new(|| {
+    let asked = std::env::var("DOOD_CUDA_CARVEOUT").ok().and_then(|text| text.parse().ok());
+    asked.filter(|percent| (-1..=100).contains(percent)).unwrap_or(100)
+});
 
 /// A kernel on the card.
 pub(super) struct Loaded {
@@ -114,8 +124,15 @@ impl Gpu {
                 let file = kernels.name();
                 let source = kernels.text().unwrap_or_else(|| panic!("there is no kernels/{file}.cu"));
                 check_signature(&source, file, name, args);
-                let failed = |e| Error::Device(format!("kernel {name} cannot be loaded: {e}"));
-                match self.module(kernels).and_then(|module| module.load_function(name).map_err(failed)) {
+                let failed = |e: DriverError| Error::Device(format!("kernel {name} cannot be loaded: {e}"));
+                // One way to split the memory of a multiprocessor for all kernels: to change it between two would make one wait.
+                let split = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+                let load = |module: Arc<CudaModule>| {
+                    let function = module.load_function(name)?;
+                    function.set_attribute(split, *CARVEOUT)?;
+                    Ok(function)
+                };
+                match self.module(kernels).and_then(|module| load(module).map_err(failed)) {
                     Ok(function) => place.insert(Loaded { function, shared: FREE }),
                     Err(error) => {
                         self.fail(error);

@@ -3,7 +3,7 @@
 use super::{Gpu, State, arena, arena::Memory, compile};
 use crate::{DType, Error, MathMode, Result};
 use cudarc::driver::{CudaContext, DriverError, sys};
-use std::sync::Mutex;
+use std::{path::Path, sync::Mutex};
 
 /// The oldest card whose tensor cores take tf32 and bf16: Ampere.
 const OLDEST: (i32, i32) = (8, 0);
@@ -23,24 +23,7 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`], with what is missing and what to do about it.
     pub(crate) fn open(ordinal: usize, dtype: DType, math: MathMode) -> Result<Self> {
-        // The bindings panic when a library is absent, so each is asked for first.
-        // SAFETY: only looks for the library.
-        if !unsafe { sys::is_culib_present() } {
-            return refuse("there is no NVIDIA driver on this machine (libcuda.so.1 was not found)".into());
-        }
-        let driver = driver_version();
-        if driver < OLDEST_DRIVER {
-            return refuse(format!(
-                "the NVIDIA driver is too old: it supports CUDA {}, and {} or newer is needed; update the driver",
-                dotted(driver),
-                dotted(OLDEST_DRIVER)
-            ));
-        }
-        let count = match CudaContext::device_count() {
-            Ok(count) => count.max(0) as usize,
-            Err(DriverError(NO_DEVICE)) => 0,
-            Err(error) => return refuse(format!("the NVIDIA driver does not start: {}", reason(error))),
-        };
+        let (driver, count) = ready()?;
         if count == 0 {
             return refuse("the NVIDIA driver finds no GPU (see nvidia-smi, CUDA_VISIBLE_DEVICES)".into());
         }
@@ -103,13 +86,46 @@ impl Gpu {
             modules: Default::default(),
             functions: Default::default(),
             still,
-            parallel: driver >= PARALLEL_DRIVER && std::env::var("DOOD_CUDA_GRAPH").map_or(true, |v| v != "chain"),
+            parallel: (driver >= PARALLEL_DRIVER && std::env::var("DOOD_CUDA_GRAPH").map_or(true, |v| v != "chain"))
+                .into(),
+            peers: Default::default(),
             state: Mutex::new(state),
         };
         gpu.clear(gpu.still.span());
         gpu.check()?;
         Ok(gpu)
     }
+}
+
+/// The driver's version, and the number of cards.
+fn ready() -> Result<(i32, usize)> {
+    // The bindings panic when a library is absent, so each is asked for first.
+    // SAFETY: only looks for the library.
+    if !unsafe { sys::is_culib_present() } {
+        return refuse("there is no NVIDIA driver on this machine (libcuda.so.1 was not found)".into());
+    }
+    let driver = driver_version();
+    if driver < OLDEST_DRIVER {
+        return refuse(format!(
+            "the NVIDIA driver is too old: it supports CUDA {}, and {} or newer is needed; update the driver",
+            dotted(driver),
+            dotted(OLDEST_DRIVER)
+        ));
+    }
+    let count = match CudaContext::device_count() {
+        Ok(count) => count.max(0) as usize,
+        Err(DriverError(NO_DEVICE)) => 0,
+        Err(error) => return refuse(format!("the NVIDIA driver does not start: {}", reason(error))),
+    };
+    Ok((driver, count))
+}
+
+/// How many cards there are.
+///
+/// # Errors
+/// [`Error::Device`] where there is no driver, or one that does not start.
+pub(crate) fn count() -> Result<usize> {
+    ready().map(|(_, count)| count)
 }
 
 /// 12020 for CUDA 12.2; 0 if the driver does not say.
@@ -126,11 +142,24 @@ fn dotted(version: i32) -> String {
     format!("{}.{}", version / 1000, version % 1000 / 10)
 }
 
-/// Whether there is a driver, and a card or something that hides it: whoever would have used a GPU should be told why it was not.
+/// Whether there is a driver, and a card or something that hides it, or a card without a driver: whoever would have used a GPU should be
+/// told why it was not.
 pub(crate) fn is_expected() -> bool {
     // SAFETY: only looks for the library.
-    let driver = unsafe { sys::is_culib_present() };
-    driver && !matches!(CudaContext::device_count(), Ok(0) | Err(DriverError(NO_DEVICE)))
+    match unsafe { sys::is_culib_present() } {
+        true => !matches!(CudaContext::device_count(), Ok(0) | Err(DriverError(NO_DEVICE))),
+        false => has_card(Path::new("/sys/bus/pci/devices")),
+    }
+}
+
+/// Whether a card of NVIDIA's is among the devices of a folder as Linux has it.
+fn has_card(devices: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(devices) else { return false };
+    let says = |device: &Path, what: &str| std::fs::read_to_string(device.join(what)).unwrap_or_default();
+    entries.flatten().map(|entry| entry.path()).any(|device| {
+        // Displays and other things that draw or compute with graphics are class 3.
+        says(&device, "vendor").trim() == "0x10de" && says(&device, "class").starts_with("0x03")
+    })
 }
 
 const NO_DEVICE: sys::CUresult = sys::CUresult::CUDA_ERROR_NO_DEVICE;
@@ -160,4 +189,26 @@ fn reason(error: DriverError) -> String {
     };
     let said = error.error_string().map_or("it does not say why".into(), |said| said.to_string_lossy().into_owned());
     format!("{said} (error {}); {help}", error.0 as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_without_a_driver_is_seen() {
+        let devices = tempfile::tempdir().unwrap();
+        let add = |name: &str, vendor: &str, class: &str| {
+            std::fs::create_dir(devices.path().join(name)).unwrap();
+            std::fs::write(devices.path().join(name).join("vendor"), vendor).unwrap();
+            std::fs::write(devices.path().join(name).join("class"), class).unwrap();
+        };
+        assert!(!has_card(&devices.path().join("nowhere")));
+        add("0000:00:01.0", "0x8086\n", "0x030000\n");
+        // The sound of a card is no card.
+        add("0000:01:00.1", "0x10de\n", "0x040300\n");
+        assert!(!has_card(devices.path()));
+        add("0000:01:00.0", "0x10de\n", "0x030200\n");
+        assert!(has_card(devices.path()));
+    }
 }

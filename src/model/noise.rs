@@ -6,9 +6,10 @@ use super::{
     row,
 };
 use crate::{
-    Device, Tensor, Var,
+    Device, Tape, Tensor, Var,
     rng::{Rng, Stream},
 };
+use std::ops::Range;
 
 /// The random numbers behind one pass, given or drawn; a pass makes as many strokes as they are for.
 #[derive(Clone)]
@@ -34,6 +35,23 @@ impl Noise {
     /// Fresh numbers to recognise `batch` images with.
     pub fn draw(model: &Model, device: &Device, batch: usize, rng: Rng) -> Self {
         Self::for_strokes(model, device, (model.config.strokes, batch), rng)
+    }
+
+    /// Of the numbers to recognise `batch` images with, those of images `rows`: what each of several GPUs needs of a batch.
+    pub fn draw_rows(model: &Model, device: &Device, (rows, batch): (Range<usize>, usize), rng: Rng) -> Self {
+        let all = Self::draw(model, device, batch, rng);
+        if rows == (0..batch) {
+            return all;
+        }
+        let tape = Tape::without_params(device);
+        let part = |all: &Tensor| {
+            let (t, width) = (all.shape()[0], all.len() / (all.shape()[0] * batch));
+            let columns =
+                tape.constant(all.reshape(&[t, batch * width])).columns(rows.start * width, rows.len() * width);
+            columns.value().reshape(&[&[t, rows.len()], &all.shape()[2..]].concat())
+        };
+        let [onoff_u, layout_eps, stroke_eps] = [&all.onoff_u, &all.layout_eps, &all.stroke_eps].map(part);
+        Noise { onoff_u, layout_eps, stroke_eps, picks: None }
     }
 
     /// Fresh numbers to recognise `batch` images with, `strokes` strokes each: another number than the model learned with.

@@ -40,7 +40,7 @@ impl Keep {
                 out.iter_mut().zip(mask).for_each(|(o, &m)| *o = m * scale);
             }
             Keep::Random { rate, rng, stream } if *rate == 0.5 => {
-                let first = row * k.div_ceil(128) + from / 128;
+                let first = (rng.row + row) * k.div_ceil(128) + from / 128;
                 for (i, out) in out.chunks_mut(128).enumerate() {
                     let words = rng.words(*stream, (first + i) as u32);
                     for (out, word) in out.chunks_mut(32).zip(words) {
@@ -53,7 +53,7 @@ impl Keep {
             Keep::Random { rate, rng, stream } => {
                 let scale = T::of(1.0 / (1.0 - rate));
                 let threshold = threshold(*rate);
-                let first = row * k.div_ceil(4) + from / 4;
+                let first = (rng.row + row) * k.div_ceil(4) + from / 4;
                 for (i, out) in out.chunks_mut(4).enumerate() {
                     let words = rng.words(*stream, (first + i) as u32);
                     for (o, word) in out.iter_mut().zip(words) {
@@ -70,6 +70,11 @@ impl Keep {
             Keep::All => 1.0,
             Keep::Given(_, rate) | Keep::Random { rate, .. } => 1.0 / (1.0 - rate),
         }
+    }
+
+    /// The row of the batch that is the first one here.
+    fn row(&self) -> usize {
+        if let Keep::Random { rng, .. } = self { rng.row } else { 0 }
     }
 
     /// As arguments of `dropout_bits`: mask, kind, seed, step, stream, and the least random word that keeps its element.
@@ -101,10 +106,12 @@ pub(super) fn bits<'a>(
 ) -> Tensor {
     let (count, words) = (calls.len(), rows * columns.div_ceil(32));
     let bits = Tensor::empty(cx, &[count * words]); // a number is as large as a word, or larger
-    let mut args: Vec<Arg> = calls.flat_map(Keep::args).collect();
+    let calls: Vec<&Keep> = calls.collect();
+    let first = calls.iter().map(|keep| keep.row()).max().unwrap_or(0);
+    let mut args: Vec<Arg> = calls.into_iter().flat_map(Keep::args).collect();
     (count..4).for_each(|_| args.extend(Keep::All.args()));
     let (clock, out) = (Arg::Words(gpu.clock()), Arg::WordsOut(bits.span()));
-    args.extend([clock, Arg::input(live), out, rows.into(), columns.into()]);
+    args.extend([clock, Arg::input(live), out, rows.into(), columns.into(), first.into()]);
     let launch = Launch::grid([words.div_ceil(256).min(4096), count, 1], 256);
     gpu.launch("dropout", "dropout_bits", launch, &args);
     bits

@@ -60,6 +60,16 @@ pub fn advantage(
         let (normalised, updated) = (Tensor::empty(device, kl.shape()), Tensor::empty(device, &[2]));
         let (steps, beta, first) = (kl.shape()[0], Arg::Real(beta), usize::from(iteration == 0));
         let [s, r, y, v] = [&signal, &raw, &normalised, &updated].map(Tensor::out);
+        if let Some(peers) = gpu.peers() {
+            // Mean and variance are those of the batches of all GPUs: each writes a row of what is summed.
+            let moments = Tensor::zeros(device, &[peers.count(), 3]);
+            let args = args![kl, log_likelihood, mask, baseline, s, r, moments.out(), steps, b, beta, peers.rank()];
+            gpu.launch("nvil", "advantage_moments", launch(kl.len()), args);
+            gpu.all_reduce(&[moments.span()]);
+            let args = args![&raw, &moments, running, y, v, raw.len(), peers.count(), first];
+            gpu.launch("nvil", "normalise_by_moments", launch(kl.len()), args);
+            return Advantage { signal, raw, normalised, running: updated };
+        }
         let args = args![kl, log_likelihood, mask, baseline, running, s, r, y, v, steps, b, beta, first];
         gpu.launch("nvil", "advantage", launch(kl.len()), args);
         return Advantage { signal, raw, normalised, running: updated };

@@ -8,20 +8,24 @@
 use super::{ORDER, Report, Trainer};
 use crate::{
     Error, Result, Tape, Tensor,
-    gpu::{Arg, Block, Gpu, Graph, GraphSize, Launch, args},
+    gpu::{Arg, Block, Gpu, Graph, GraphSize, Launch, Span, args},
     model::{
         Dropout, GROUPS, Noise, Step,
         objective::{Loss, Terms, Totals},
     },
     profile,
+    ranks::{Phase, Ranks},
     rng::Rng,
 };
-use std::{cell::OnceCell, sync::Arc};
+use serde_json::json;
+use std::{cell::OnceCell, ops::Range, sync::Arc};
 
 /// Rows of the table of reports, so the most steps between two looks at it.
 const ROWS: usize = 1024;
 /// What a row has behind its totals: the loss, the norm of the gradient, and whether the step changed anything.
 const BEHIND: usize = 3;
+/// The least bytes of gradients that are summed over GPUs at once: less takes about as long.
+const BUCKET: usize = 4 << 20;
 /// Blocks that share the sum of the squares of the gradient.
 const PARTS: usize = 512;
 
@@ -48,16 +52,96 @@ struct Captured {
     rates: [f64; GROUPS.len()],
 }
 
+/// The part of a batch that is computed here.
+struct Part {
+    /// Which images of the batch.
+    rows: Range<usize>,
+    /// How many images the batch has on all GPUs.
+    batch: usize,
+    /// The share of the loss here in that of the batch.
+    weight: f64,
+    /// What totals over the images here are multiplied with.
+    counted: f64,
+}
+
+impl Part {
+    /// Of a batch, the part of rank `rank` of `ranks`. A batch that has not an image for each is computed by all of them.
+    fn of(batch: usize, rank: usize, ranks: usize) -> Self {
+        if batch < ranks || ranks == 1 {
+            let share = 1.0 / ranks as f64;
+            return Part { rows: 0..batch, batch, weight: share, counted: share };
+        }
+        let from = |rank: usize| batch * rank / ranks;
+        let rows = from(rank)..from(rank + 1);
+        Part { weight: rows.len() as f64 / batch as f64, rows, batch, counted: 1.0 }
+    }
+}
+
 impl Trainer {
+    /// Makes this trainer one of those of `ranks`, all of which have the same settings and images: from here on each computes a part of
+    /// every batch, and all make the same updates. A rank that fails ends the others.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] if ranks do not go together or cannot be connected, [`Error::Usage`] on the CPU.
+    pub fn join(&mut self, ranks: &Arc<Ranks>) -> Result<()> {
+        let device = self.params.device().clone();
+        let Some(gpu) = device.gpu() else {
+            return Err(Error::Usage("several ranks need a GPU each; --threads is for the CPU".into()));
+        };
+        ranks.agree(&json!({
+            "settings": self.settings,
+            "model": self.model.config,
+            "precision": format!("{:?}", device.dtype()),
+            "math": gpu.math().to_string(),
+            "naive kernels": gpu.naive(),
+            "updates": self.updates(),
+        }))?;
+        gpu.join(ranks)?;
+        // The same on all, to the last bit, wherever it was computed or read.
+        let [m, v] = self.adam.moments();
+        [self.params.slab(), m, v, &self.running.statistics].iter().for_each(|tensor| gpu.broadcast(tensor.span()));
+        device.check()?;
+        self.ranks = Some(ranks.clone());
+        Ok(())
+    }
+
+    /// Goes on alone. All ranks do this at once.
+    pub fn part(&mut self) {
+        // A captured step knows of the others.
+        self.on_gpu = None;
+        if let (Some(ranks), Some(gpu)) = (self.ranks.take(), self.params.device().gpu()) {
+            ranks.part();
+            gpu.part();
+        }
+    }
+
+    /// What a person should be told, since it was last asked for.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    fn part_of(&self, batch: usize) -> Part {
+        let (rank, ranks) = self.ranks.as_ref().map_or((0, 1), |ranks| (ranks.rank(), ranks.count()));
+        Part::of(batch, rank, ranks)
+    }
+
+    fn at(&self, phase: Phase) {
+        if let Some(ranks) = &self.ranks {
+            ranks.at(self.running.iteration, phase);
+        }
+    }
+
     /// Makes `n` updates; on a GPU they are replays of a captured step, and the host waits only at the end.
     ///
     /// # Errors
     /// [`Error::NotFinite`] as for [`Trainer::step`]; the updates before the one that failed are kept. [`Error::Device`] and
-    /// [`Error::DeviceMemory`] from a GPU.
+    /// [`Error::DeviceMemory`] from a GPU, [`Error::Ranks`] if another rank was lost. Reports are those of rank 0; other ranks report on
+    /// their part of the batch.
     pub fn run_steps(&mut self, n: usize) -> Result<Vec<Report>> {
         let Some(mut on_gpu) = self.take_gpu()? else { return (0..n).map(|_| self.step_on_host()).collect() };
         let done = self.run_on(&mut on_gpu, n);
         self.on_gpu = Some(on_gpu);
+        self.at(Phase::Idle);
         done
     }
 
@@ -101,10 +185,14 @@ impl Trainer {
         let mut reports = Vec::with_capacity(n);
         while reports.len() < n {
             let first = self.running.iteration;
+            self.at(Phase::Launching);
             let steps = self.burst(on, (n - reports.len()).min(ROWS))?;
+            self.at(Phase::Waiting);
             on.gpu.check()?;
+            self.at(Phase::Launching);
             let (ring, factors) = on.ring.get().expect("a step was made");
-            let (table, columns) = (ring.to_f64(), ring.shape()[1]);
+            let columns = ring.shape()[1];
+            let table = self.sum_over_ranks(ring.to_f64(), columns, first..first + steps as u64)?;
             for at in first..first + steps as u64 {
                 let row = &table[(at % ROWS as u64) as usize * columns..][..columns];
                 let (totals, behind) = row.split_at(columns - BEHIND);
@@ -117,6 +205,31 @@ impl Trainer {
             }
         }
         Ok(reports)
+    }
+
+    /// Adds up, on rank 0, what the ranks have in the rows of these updates; whatever is behind their totals is the same everywhere.
+    fn sum_over_ranks(&self, mut table: Vec<f64>, columns: usize, updates: Range<u64>) -> Result<Vec<f64>> {
+        let Some(ranks) = &self.ranks else { return Ok(table) };
+        let rows: Vec<_> = updates.map(|at| (at, (at % ROWS as u64) as usize * columns)).collect();
+        let mine = rows.iter().flat_map(|&(at, row)| {
+            let counted = self.part_of(self.images_at(at)).counted;
+            table[row..row + columns - BEHIND].iter().map(move |x| counted * x)
+        });
+        let mine: Vec<f64> = mine.collect();
+        let all = ranks.gather(bytemuck::cast_slice(&mine).to_vec())?;
+        for (rank, theirs) in all.iter().enumerate() {
+            if theirs.len() != 8 * mine.len() {
+                return Err(Error::Ranks(format!("rank {rank} reports on other updates than rank 0")));
+            }
+            let mut theirs = theirs.chunks(8).map(|x| f64::from_ne_bytes(x.try_into().expect("eight bytes")));
+            for &(_, row) in &rows {
+                for x in &mut table[row..row + columns - BEHIND] {
+                    let more = theirs.next().expect("as many as there are");
+                    *x = if rank == 0 { more } else { *x + more };
+                }
+            }
+        }
+        Ok(table)
     }
 
     /// Launches up to `most` updates of the current epoch, and returns how many.
@@ -143,7 +256,7 @@ impl Trainer {
             // The first update sets the running statistics, which no other does, so it is not the one to be captured.
             self.launch_step(on, batch)?;
             if on.capture && self.running.iteration > 0 && most > 1 && within + 1 < whole {
-                on.captured = Some(self.capture_step(on, batch)?);
+                self.capture_step(on, batch)?;
             }
             return Ok(1);
         }
@@ -154,11 +267,32 @@ impl Trainer {
         Ok(times)
     }
 
-    /// The step that comes next, as a graph.
-    fn capture_step(&mut self, on: &OnGpu, batch: usize) -> Result<Captured> {
+    /// Captures the step that comes next: as a graph, else as a chain, else it runs kernel by kernel from here on.
+    fn capture_step(&mut self, on: &mut OnGpu, batch: usize) -> Result<()> {
         let (at, rates) = (self.running.iteration, self.settings.rates);
-        let graph = on.gpu.capture(|| self.record(on, batch))?;
-        Ok(Captured { graph, at, rates })
+        let mut why = None;
+        loop {
+            match on.gpu.clone().capture(|| self.record(on, batch)) {
+                Ok(graph) => {
+                    on.captured = Some(Captured { graph, at, rates });
+                    if let Some(error) = why {
+                        self.notes.push(format!("{error}; its kernels run one after the other now, which is slower."));
+                    }
+                    return Ok(());
+                }
+                Err(error) => {
+                    on.gpu.check()?;
+                    let memory = matches!(error, Error::DeviceMemory { .. });
+                    let error = why.get_or_insert(error);
+                    if memory || !on.gpu.in_a_row() {
+                        self.notes
+                            .push(format!("{error}; updates are launched kernel by kernel now, which is slower."));
+                        on.capture = false;
+                        return Ok(());
+                    }
+                }
+            }
+        }
     }
 
     fn advance(&mut self, steps: u64) {
@@ -169,7 +303,10 @@ impl Trainer {
     /// One update, op by op.
     fn launch_step(&mut self, on: &OnGpu, batch: usize) -> Result<()> {
         self.record(on, batch);
-        match on.gpu.check() {
+        self.at(Phase::Waiting);
+        let checked = on.gpu.check();
+        self.at(Phase::Launching);
+        match checked {
             Ok(()) => {
                 self.advance(1);
                 Ok(())
@@ -191,32 +328,36 @@ impl Trainer {
         batch.min(count - within * batch)
     }
 
-    fn recognise_and_lose<'t>(&self, on: &OnGpu, tape: &'t Tape<'t>, batch: usize) -> (Vec<Step<'t>>, Loss<'t>) {
+    fn recognise_and_lose<'t>(&self, on: &OnGpu, tape: &'t Tape<'t>, part: &Part) -> (Vec<Step<'t>>, Loss<'t>) {
         let (device, side) = (self.params.device(), self.images.side);
         let (gpu, pixels, stride) = (&on.gpu, side * side, self.settings.batch);
-        let at = self.running.iteration;
-        let x = Tensor::empty(device, &[batch, side, side]);
+        let (at, count) = (self.running.iteration, part.rows.len());
+        let skipped = 4 * part.rows.start;
+        let order = on.order.span();
+        let order = Span { address: order.address + skipped as u64, bytes: order.bytes - skipped };
+        let x = Tensor::empty(device, &[count, side, side]);
         gpu.enter("gather");
         gpu.launch(
             "batch",
             "gather",
-            Launch::elements(batch * pixels),
+            Launch::elements(count * pixels),
             args![
                 Arg::Bytes(on.images.span()),
-                Arg::Words(on.order.span()),
+                Arg::Words(order),
                 x.out(),
                 Arg::Wide(at),
                 Arg::Words(gpu.clock()),
                 Arg::Word(self.images.len().div_ceil(stride) as u32),
                 stride,
-                batch,
+                count,
                 pixels,
             ],
         );
         let x = self.shown(x, at);
         let rng = Rng::new(self.settings.seed, at);
-        let noise = Noise::draw(&self.model, device, batch, rng);
-        let steps = self.model.recognise(tape, &x, &self.model.lesson(noise, Dropout::Random(rng)));
+        let noise = Noise::draw_rows(&self.model, device, (part.rows.clone(), part.batch), rng);
+        let dropout = Dropout::Random(rng.from_row(part.rows.start));
+        let steps = self.model.recognise(tape, &x, &self.model.lesson(noise, dropout));
         let loss = self.model.loss(&x, &steps, &self.running);
         (steps, loss)
     }
@@ -225,26 +366,38 @@ impl Trainer {
     fn record(&mut self, on: &OnGpu, batch: usize) {
         let device = self.params.device().clone();
         let (gpu, at) = (&on.gpu, self.running.iteration);
+        // What follows the backward needs memory of the step, too.
+        let _step = device.step();
         let tape = Tape::new(&self.params);
-        let (steps, loss) = self.recognise_and_lose(on, &tape, batch);
+        let part = self.part_of(batch);
+        let (steps, loss) = self.recognise_and_lose(on, &tape, &part);
+        let total = if self.ranks.is_some() { loss.loss * part.weight } else { loss.loss };
         self.grads.clear();
-        tape.backward(loss.loss, &mut self.grads);
+        tape.backward(total, &mut self.grads);
+        let (loss_value, slab) = (total.value(), self.grads.slab());
+        if self.ranks.is_some() {
+            gpu.enter("all_reduce");
+            gpu.all_reduce(&[loss_value.span()]);
+            self.buckets()
+                .into_iter()
+                .for_each(|bucket| gpu.all_reduce(&[slab.window(bucket.start, &[bucket.len()]).span()]));
+        }
 
         gpu.enter("report");
-        let slab = self.grads.slab();
         let squares = Tensor::empty(&device, &[PARTS]);
         gpu.launch("report", "square_sums", Launch::rows(PARTS, 256), args![slab, squares.out(), slab.len()]);
         let mut values = vec![];
         let factors = self.model.totals(&loss, &steps).map(|terms: Terms| -> Vec<f64> {
-            values.extend(terms.iter().map(|(_, value)| value.value().reshape(&[batch])));
+            values.extend(terms.iter().map(|(_, value)| value.value().reshape(&[part.rows.len()])));
             terms.iter().map(|(factor, _)| *factor).collect()
         });
         let columns = values.len();
         let (ring, _) = on.ring.get_or_init(|| (Tensor::zeros(&device, &[ROWS, columns + BEHIND]), factors));
         let (clock, rows) = (Arg::Words(gpu.clock()), Arg::Word(ROWS as u32));
-        let arguments = args![&Tensor::stack(&values), ring.out(), columns, batch, Arg::Wide(at), clock, rows];
+        let arguments =
+            args![&Tensor::stack(&values), ring.out(), columns, part.rows.len(), Arg::Wide(at), clock, rows];
         gpu.launch("report", "totals", Launch::rows(columns, 256), arguments);
-        let (loss_value, healthy) = (loss.loss.value(), &on.healthy);
+        let healthy = &on.healthy;
         let arguments =
             args![&loss_value, &squares, ring.out(), healthy.out(), PARTS, columns, Arg::Wide(at), clock, rows];
         gpu.launch("report", "verdict", Launch::rows(1, 256), arguments);
@@ -260,20 +413,73 @@ impl Trainer {
         self.adam.step_if(&mut self.params, &self.grads, Some(&on.healthy));
     }
 
-    /// Goes back to the update that failed, which changed nothing, and makes it again to see what is not finite.
+    /// Stretches of the gradients that are summed over GPUs one after the other, each as soon as it is complete: a large parameter, or
+    /// small ones together.
+    fn buckets(&self) -> Vec<Range<usize>> {
+        let least = BUCKET / self.params.device().dtype().bytes();
+        let mut buckets: Vec<Range<usize>> = vec![];
+        for range in self.params.specs().iter().map(|spec| spec.range()) {
+            match buckets.last_mut() {
+                Some(last) if last.len() < least && range.len() < least => last.end = range.end,
+                _ => buckets.push(range),
+            }
+        }
+        // What is computed first is differentiated last.
+        buckets.reverse();
+        buckets
+    }
+
+    /// Goes back to the update that failed, which changed nothing, and makes it again to see what is not finite. Whoever finds out tells
+    /// the other ranks.
     fn find_culprit(&mut self, on: &mut OnGpu, at: u64) -> Error {
         self.running.iteration = at;
         self.adam.set_steps(at);
         on.healthy.send([1.0].into_iter());
+        let found = self.culprit_here(on, at);
+        let Some(ranks) = self.ranks.clone() else {
+            return self.not_finite(found.unwrap_or_else(|| "the loss".into()));
+        };
+        let told = ranks.gather(found.unwrap_or_default().into_bytes()).and_then(|all| {
+            let first = all.into_iter().enumerate().find(|(_, found)| !found.is_empty());
+            let named = |(rank, found): (usize, Vec<u8>)| format!("{} on rank {rank}", String::from_utf8_lossy(&found));
+            ranks.broadcast(|| Ok(first.map_or_else(|| "the loss".into(), named).into_bytes()))
+        });
+        match told {
+            Ok(what) => self.not_finite(String::from_utf8_lossy(&what).into_owned()),
+            Err(error) => error,
+        }
+    }
+
+    /// What is not finite in the part of update `at` that is computed here.
+    fn culprit_here(&mut self, on: &OnGpu, at: u64) -> Option<String> {
         let tape = Tape::new(&self.params);
-        let (_, loss) = self.recognise_and_lose(on, &tape, self.images_at(at));
+        let part = self.part_of(self.images_at(at));
+        let (_, loss) = self.recognise_and_lose(on, &tape, &part);
         if loss.loss.value().is_finite() {
             self.grads.clear();
             tape.backward(loss.loss, &mut self.grads);
             let bad = |spec: &&crate::Spec| !self.grads.slab().window(spec.range().start, &spec.shape).is_finite();
-            let name = self.params.specs().iter().find(bad).map_or("a parameter", |spec| &spec.name);
-            return self.not_finite(format!("the gradient of {name}"));
+            return self.params.specs().iter().find(bad).map(|spec| format!("the gradient of {}", spec.name));
         }
-        self.not_finite(self.culprit(&tape))
+        Some(self.culprit(&tape))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_make_up_the_batch_and_their_weights_one() {
+        for (batch, ranks) in [(64, 1), (64, 2), (64, 3), (7, 4), (4, 4), (3, 4), (1, 8)] {
+            let parts: Vec<Part> = (0..ranks).map(|rank| Part::of(batch, rank, ranks)).collect();
+            let (weights, counted) =
+                parts.iter().fold((0.0, 0.0), |(w, c), p| (w + p.weight, c + p.counted * p.rows.len() as f64));
+            assert!((weights - 1.0).abs() < 1e-12 && (counted - batch as f64).abs() < 1e-12, "{batch} on {ranks}");
+            assert!(parts.iter().all(|part| !part.rows.is_empty() && part.rows.end <= batch));
+            if batch >= ranks {
+                assert!(parts.windows(2).all(|two| two[0].rows.end == two[1].rows.start));
+            }
+        }
     }
 }

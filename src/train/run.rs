@@ -12,17 +12,20 @@ use crate::{
     data::{self, Images},
     eval::{Best, Reconstruction, reconstruct, reconstruction},
     figures::{Panel, plot_svg},
-    files,
+    files, kernels,
     measure::{Measured, Protocol, Score, measure, pixels, spread},
     metrics::{EventFile, Metrics, MetricsFile},
     model::{Config, Model, Start, Variant},
     observer::{Silent, Unit},
     ops::PIXEL_SCALE,
+    ranks::Ranks,
     rng::Rng,
 };
+use serde_json::{Value, json};
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
@@ -69,41 +72,75 @@ impl Plan {
     /// # Errors
     /// As for [`run`](fn@run).
     pub fn run(self, device: &Device, observer: &dyn Observer) -> Result<Ended> {
-        let Plan { config, mut settings, folder, exact_batch, from, download, iwae } = self;
+        self.lead(device, None, observer)
+    }
+
+    /// What has to be the same for all ranks of a run, for [`Ranks::meet`].
+    pub fn about(&self) -> Value {
+        json!({ "version": env!("CARGO_PKG_VERSION"), "kernels": kernels::digest(), "settings": self.settings, "model": self.config })
+    }
+
+    /// Carries it out as one of several ranks, each of which has planned the same. Rank 0 does all that [`Plan::run`] does; the others
+    /// compute, write nothing, and come back with `None` at the end of the training.
+    ///
+    /// # Errors
+    /// As for [`run`](fn@run), and [`Error::Ranks`] if another rank has failed or was lost.
+    pub fn run_as_rank(self, device: &Device, ranks: Ranks, observer: &dyn Observer) -> Result<Option<Ended>> {
+        let ranks = Arc::new(ranks);
+        let done = if ranks.leads() {
+            self.lead(device, Some(&ranks), observer).map(Some)
+        } else {
+            self.follow(device, &ranks, observer)
+        };
+        match &done {
+            // The others know it already.
+            Ok(_) | Err(Error::Ranks(_)) => {}
+            Err(error) => {
+                // Whatever was known before says more than what followed from it.
+                ranks.check()?;
+                ranks.fail(&error.to_string());
+            }
+        }
+        done
+    }
+
+    /// As another rank than 0.
+    fn follow(mut self, device: &Device, ranks: &Arc<Ranks>, observer: &dyn Observer) -> Result<Option<Ended>> {
+        // What rank 0 has fetched need not be fetched again.
+        ranks.broadcast(|| Ok(vec![]))?;
+        let (mut trainer, _) = self.trainer(device, observer)?;
+        trainer.join(ranks)?;
+        let mut asked = false;
+        loop {
+            let steps = ranks.broadcast(|| Ok(vec![]))?;
+            match u32::from_le_bytes(steps.try_into().unwrap_or_default()) {
+                0 => break,
+                steps => drop(trainer.run_steps(steps as usize)?),
+            }
+            if observer.stopped() && !std::mem::replace(&mut asked, true) {
+                ranks.ask_to_stop();
+            }
+        }
+        trainer.part();
+        Ok(None)
+    }
+
+    fn lead(mut self, device: &Device, ranks: Option<&Arc<Ranks>>, observer: &dyn Observer) -> Result<Ended> {
         // What is quickly known is looked at before what takes a while.
         if *device == Device::cpu() {
-            memory::check(&config, settings.batch, parameters(&config)?)?;
+            memory::check(&self.config, self.settings.batch, parameters(&self.config)?)?;
         }
-        let mut claim = Claim::new(&folder)?;
-        if !matches!(from, From::Run(..)) {
-            MetricsFile::check(&folder.join("metrics.csv"), &columns())?;
+        let mut claim = Claim::new(&self.folder)?;
+        if !matches!(self.from, From::Run(..)) {
+            MetricsFile::check(&self.folder.join("metrics.csv"), &columns())?;
         }
-        let reading =
-            data::Options { download, fit: settings.fit, invert: settings.invert, ..data::Options::new(config.image) };
-        let data = data::load_or_fetch(&settings.data, &reading, observer)?;
-        let trainer = match &from {
-            From::Nothing | From::Model(..) => {
-                if !exact_batch {
-                    settings.batch = settings.batch.min(data.train.len()).max(1);
-                }
-                let mut trainer = Trainer::new(&config, settings, data.train, device)?;
-                if let From::Model(path, bytes) = &from {
-                    Checkpoint::parse(bytes, &path.display().to_string())?.start(trainer.params_mut())?;
-                    observer.note(&format!("Starting with the parameters of {}.", path.display()));
-                }
-                trainer
-            }
-            From::Run(path, bytes) => {
-                let trainer = Checkpoint::parse(bytes, &path.display().to_string())
-                    .and_then(|checkpoint| Trainer::resume(&checkpoint, data.train, device, |old| *old = settings));
-                let trainer = trainer.map_err(|error| checkpoint::with_advice(error, path))?;
-                observer.note(&format!("Going on from {}.", path.display()));
-                *trainer.saved.borrow_mut() = Some(path.clone());
-                trainer
-            }
-        };
-        drop(from);
+        let (mut trainer, test) = self.trainer(device, observer)?;
         observer.go_on()?;
+        if let Some(ranks) = ranks {
+            ranks.broadcast(|| Ok(vec![]))?;
+            trainer.join(ranks)?;
+        }
+        let Plan { folder, iwae, .. } = self;
         claim.keep();
         if trainer.updates() == 0 {
             folder::begin(&folder)?;
@@ -111,7 +148,37 @@ impl Plan {
             folder::clear(&folder)?;
             folder::set_aside(&folder, trainer.updates(), observer)?;
         }
-        Run::new(trainer, folder, data.test, observer)?.finish(iwae)
+        Run::new(trainer, folder, test, ranks.cloned(), observer)?.finish(iwae)
+    }
+
+    /// Reads the images, and makes the trainer that begins the run or goes on with it; and the test images.
+    fn trainer(&mut self, device: &Device, observer: &dyn Observer) -> Result<(Trainer, Images)> {
+        let mut settings = self.settings.clone();
+        let (fit, invert) = (settings.fit, settings.invert);
+        let reading = data::Options { download: self.download, fit, invert, ..data::Options::new(self.config.image) };
+        let data = data::load_or_fetch(&settings.data, &reading, observer)?;
+        let trainer = match std::mem::replace(&mut self.from, From::Nothing) {
+            From::Run(path, bytes) => {
+                let trainer = Checkpoint::parse(&bytes, &path.display().to_string())
+                    .and_then(|checkpoint| Trainer::resume(&checkpoint, data.train, device, |old| *old = settings));
+                let trainer = trainer.map_err(|error| checkpoint::with_advice(error, &path))?;
+                observer.note(&format!("Going on from {}.", path.display()));
+                *trainer.saved.borrow_mut() = Some(path);
+                trainer
+            }
+            from => {
+                if !self.exact_batch {
+                    settings.batch = settings.batch.min(data.train.len()).max(1);
+                }
+                let mut trainer = Trainer::new(&self.config, settings, data.train, device)?;
+                if let From::Model(path, bytes) = &from {
+                    Checkpoint::parse(bytes, &path.display().to_string())?.start(trainer.params_mut())?;
+                    observer.note(&format!("Starting with the parameters of {}.", path.display()));
+                }
+                trainer
+            }
+        };
+        Ok((trainer, data.test))
     }
 }
 
@@ -136,6 +203,8 @@ fn columns() -> Vec<&'static str> {
 struct Run<'a> {
     observer: &'a dyn Observer,
     trainer: Trainer,
+    /// Those that this one leads, if it does.
+    ranks: Option<Arc<Ranks>>,
     folder: PathBuf,
     test: Images,
     /// Which test images are measured: they are the same throughout.
@@ -150,14 +219,20 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(trainer: Trainer, folder: PathBuf, test: Images, observer: &'a dyn Observer) -> Result<Self> {
+    fn new(
+        trainer: Trainer,
+        folder: PathBuf,
+        test: Images,
+        ranks: Option<Arc<Ranks>>,
+        observer: &'a dyn Observer,
+    ) -> Result<Self> {
         let next = if trainer.updates() == 0 { 0 } else { trainer.updates().saturating_add(1) };
         let metrics = MetricsFile::open(&folder.join("metrics.csv"), &columns(), next, observer)?;
         let events = EventFile::create(&folder, next)?;
         let measured = spread(MEASURED, test.len());
         let recent = Recent::new(trainer.settings().batch);
         let failing = HashSet::new();
-        Ok(Run { observer, trainer, folder, test, measured, metrics, events, recent, gave_up: None, failing })
+        Ok(Run { observer, trainer, ranks, folder, test, measured, metrics, events, recent, gave_up: None, failing })
     }
 
     /// Everything from here to the end.
@@ -168,7 +243,7 @@ impl<'a> Run<'a> {
         self.observer.already(self.trainer.updates());
         let trained = self.train(steps);
         self.observer.end();
-        trained?;
+        trained.map_err(|error| self.with_checkpoint(error))?;
         self.checkpoint()?;
         let measured = match self.measure(steps, iwae) {
             Err(Error::Stopped) => None,
@@ -180,10 +255,32 @@ impl<'a> Run<'a> {
     }
 
     fn train(&mut self, steps: u64) -> Result<()> {
-        while self.trainer.updates() < steps && !self.observer.stopped() {
+        let asked = |ranks: &Option<Arc<Ranks>>| ranks.as_ref().is_some_and(|ranks| ranks.asked_to_stop());
+        while self.trainer.updates() < steps && !self.observer.stopped() && !asked(&self.ranks) {
             self.step()?;
         }
+        self.tell_steps(0)?;
+        self.trainer.part();
         Ok(())
+    }
+
+    /// Tells the other ranks how many updates come next; none at the end.
+    fn tell_steps(&self, steps: usize) -> Result<()> {
+        let Some(ranks) = &self.ranks else { return Ok(()) };
+        ranks.broadcast(|| Ok((steps as u32).to_le_bytes().to_vec())).map(drop)
+    }
+
+    /// The loss of another rank is no fault of the run, which can be gone on with.
+    fn with_checkpoint(&self, error: Error) -> Error {
+        match self.ranks.as_ref().and_then(|ranks| ranks.check().err()).unwrap_or(error) {
+            Error::Ranks(why) => Error::Ranks(match &*self.trainer.saved.borrow() {
+                Some(path) => {
+                    format!("{why}; the last checkpoint is {}: go on from it with --resume", files::quoted(path))
+                }
+                None => format!("{why}; there is no checkpoint yet"),
+            }),
+            other => other,
+        }
     }
 
     /// The updates up to the next one after which something is written. On the CPU one at a time, as each takes a while.
@@ -198,7 +295,10 @@ impl<'a> Run<'a> {
     }
 
     fn step(&mut self) -> Result<()> {
-        let reports = self.trainer.run_steps(self.steps())?;
+        let steps = self.steps();
+        self.tell_steps(steps)?;
+        let reports = self.trainer.run_steps(steps)?;
+        self.trainer.take_notes().iter().for_each(|note| self.observer.note(note));
         let (step, settings) = (self.trainer.updates(), self.trainer.settings().clone());
         self.recent.add(&reports);
         self.observer.advance(reports.len() as u64);
@@ -339,7 +439,10 @@ impl<'a> Run<'a> {
             settings.batch,
             match self.trainer.params().device() {
                 device if *device == Device::cpu() => format!("{} threads", rayon::current_num_threads()),
-                device => device.to_string(),
+                device => match &self.ranks {
+                    Some(ranks) => format!("{} times {device}", ranks.count()),
+                    None => device.to_string(),
+                },
             },
             self.folder.display(),
             side = config.image,

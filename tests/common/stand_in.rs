@@ -30,9 +30,12 @@ const SOURCES: &[(&str, &str)] = &[
     ("streams.cpp", include_str!("../stand_in_driver/streams.cpp")),
     ("api.cpp", include_str!("../stand_in_driver/api.cpp")),
     ("nvrtc.cpp", include_str!("../stand_in_driver/nvrtc.cpp")),
+    ("nccl.cpp", include_str!("../stand_in_nccl/nccl.cpp")),
 ];
 const DRIVER: &str = "libcuda.so.1";
 const NVRTC: &str = "libnvrtc.so.13";
+/// Sums over several processes; opened by whoever needs it, by its path or with the folder in LD_LIBRARY_PATH.
+pub const NCCL: &str = "libnccl.so.2";
 
 struct StandIn {
     driver: Library,
@@ -60,6 +63,14 @@ pub fn install() -> Result<(), String> {
 pub fn install_stand_in() -> Result<(), String> {
     install_one(Kind::StandIn)?;
     if is_stand_in() { Ok(()) } else { Err(skipped("this process already uses a real GPU")) }
+}
+
+/// Lets this process find the stand-in for NCCL; one that was not opened is not there.
+pub fn install_nccl() {
+    static OPENED: OnceLock<Library> = OnceLock::new();
+    let Some(folder) = folder() else { return };
+    // SAFETY: our own library, which does nothing when it is opened.
+    OPENED.get_or_init(|| unsafe { Library::open(Some(folder.join(NCCL)), RTLD_NOW | RTLD_GLOBAL) }.unwrap());
 }
 
 /// The driver without the compiler, as on a machine where only the driver is installed.
@@ -121,6 +132,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("driver_version", "13000"),
     ("capability", "9.0"),
     ("memory", "4294967296"),
+    ("capture", "graph"),
     ("fail_launch", "0"),
     ("init", "0"),
 ];
@@ -149,9 +161,23 @@ pub fn set_check(on: bool) {
 
 /// The faults that the stand-in has found in this process.
 pub fn errors() -> u64 {
+    count(b"stand_in_errors")
+}
+
+/// How many kernels of the graph that was made last are more urgent than others.
+pub fn urgent_kernels() -> u64 {
+    count(b"stand_in_urgent_kernels")
+}
+
+/// In how many ways the kernels that were launched so far want the memory of a multiprocessor to be split.
+pub fn splits() -> u64 {
+    count(b"stand_in_splits")
+}
+
+fn count(what: &[u8]) -> u64 {
     let Some(stand_in) = stand_in() else { return 0 };
-    // SAFETY: the signature is that of memory.cpp.
-    unsafe { stand_in.driver.get::<unsafe extern "C" fn() -> u64>(b"stand_in_errors").unwrap()() }
+    // SAFETY: the signatures are those of the driver's files.
+    unsafe { stand_in.driver.get::<unsafe extern "C" fn() -> u64>(what).unwrap()() }
 }
 
 /// What it has said about them since the last call: a line each, with kernel, block, thread and source line.
@@ -265,7 +291,8 @@ fn compile(folder: &Path) -> Result<(), Missing> {
     };
     let driver = start(DRIVER, &["memory.cpp", "executor.cpp", "checks.cpp", "streams.cpp", "api.cpp"])?;
     let nvrtc = start(NVRTC, &["nvrtc.cpp"])?;
-    for (library, child) in [(DRIVER, driver), (NVRTC, nvrtc)] {
+    let nccl = start(NCCL, &["nccl.cpp"])?;
+    for (library, child) in [(DRIVER, driver), (NVRTC, nvrtc), (NCCL, nccl)] {
         let output = child.wait_with_output().map_err(|e| Missing::Broken(e.to_string()))?;
         if !output.status.success() {
             return Err(Missing::Broken(format!("{library}: {}", String::from_utf8_lossy(&output.stderr))));

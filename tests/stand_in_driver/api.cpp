@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <set>
 
 #include "api.h"
 
@@ -132,8 +133,8 @@ API cuCtxGetCacheConfig(int* value) {
 }
 API cuCtxSetCacheConfig(int) { return SUCCESS; }
 API cuCtxGetStreamPriorityRange(int* least, int* greatest) {
-    *least = 0;
-    *greatest = -5;
+    *least = LEAST_PRIORITY;
+    *greatest = GREATEST_PRIORITY;
     return SUCCESS;
 }
 
@@ -193,7 +194,7 @@ API cuMemFreeAsync(uintptr_t start, void* handle) {
     if (!s) return INVALID_HANDLE;
     if (!find_allocation(start)) return bad_range("free", start, 0);
     if (is_capturing(s)) return synchronize(s);
-    return submit(s, [start] { return release(start) ? SUCCESS : bad_range("free", start, 0); });
+    return submit(s, [start] { return release(start) ? SUCCESS : bad_range("free", start, 0); }, FILL);
 }
 API cuMemHostAlloc(void** start, size_t bytes, unsigned) {
     LOCKED;
@@ -247,22 +248,22 @@ API cuMemcpyHtoDAsync_v2(uintptr_t to, const void* from, size_t bytes, void* han
     if (!in_one_allocation(to, bytes)) return bad_range("copy to the device", to, bytes);
     // Pinned memory is read when the copy runs (a captured copy keeps the address), other memory before the call
     // returns.
-    if (is_capturing(s) || is_pinned(from)) return submit(s, [=] { return copy_to_device(to, from, bytes); });
+    if (is_capturing(s) || is_pinned(from)) return submit(s, [=] { return copy_to_device(to, from, bytes); }, COPY);
     auto staged = std::make_shared<std::vector<char>>((const char*)from, (const char*)from + bytes);
-    return submit(s, [=] { return copy_to_device(to, staged->data(), bytes); });
+    return submit(s, [=] { return copy_to_device(to, staged->data(), bytes); }, COPY);
 }
 API cuMemcpyDtoHAsync_v2(void* to, uintptr_t from, size_t bytes, void* handle) {
     LOCKED;
     Stream* s = find_stream(handle);
     if (!s) return INVALID_HANDLE;
     if (!in_one_allocation(from, bytes)) return bad_range("copy from the device", from, bytes);
-    Result result = submit(s, [=] { return copy_from_device(to, from, bytes); });
+    Result result = submit(s, [=] { return copy_from_device(to, from, bytes); }, COPY);
     if (result || is_capturing(s) || is_pinned(to)) return result;
     return synchronize(s);  // a copy to memory that is not pinned returns when it is done
 }
 API cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t bytes, void* handle) {
     LOCKED;
-    return submit(find_stream(handle), [=] { return copy_on_device(to, from, bytes); });
+    return submit(find_stream(handle), [=] { return copy_on_device(to, from, bytes); }, COPY);
 }
 API cuMemcpyPeerAsync(uintptr_t to, void*, uintptr_t from, void*, size_t bytes, void* handle) {
     return cuMemcpyDtoDAsync_v2(to, from, bytes, handle);
@@ -288,12 +289,13 @@ API cuMemcpyDtoD_v2(uintptr_t to, uintptr_t from, size_t bytes) {
 
 template <class T>
 static Result fill(uintptr_t start, T value, size_t count, void* handle) {
-    return submit(find_stream(handle), [=] {
+    auto work = [=] {
         if (!in_one_allocation(start, count * sizeof(T))) return bad_range("memset", start, count * sizeof(T));
         std::fill_n((T*)start, count, value);
         mark_written(start, count * sizeof(T));
         return SUCCESS;
-    });
+    };
+    return submit(find_stream(handle), work, FILL);
 }
 API cuMemsetD8Async(uintptr_t start, unsigned char value, size_t count, void* handle) {
     LOCKED;
@@ -391,7 +393,7 @@ API cuModuleGetFunction(Function** function, Module* module, const char* name) {
     LOCKED;
     for (const KernelEntry* k = module->kernels; k->name; k++) {
         if (strcmp(k->name, name)) continue;
-        *function = new Function{module, k, STATIC_SHARED_LIMIT};
+        *function = new Function{module, k, STATIC_SHARED_LIMIT, -1};
         return SUCCESS;
     }
     return NOT_FOUND;
@@ -424,7 +426,12 @@ API cuFuncGetAttribute(int* value, int attribute, Function* f) {
 }
 API cuFuncSetAttribute(Function* f, int attribute, int value) {
     LOCKED;
-    constexpr int MAX_DYNAMIC_SHARED_SIZE_BYTES = 8;
+    constexpr int MAX_DYNAMIC_SHARED_SIZE_BYTES = 8, PREFERRED_SHARED_MEMORY_CARVEOUT = 9;
+    if (attribute == PREFERRED_SHARED_MEMORY_CARVEOUT) {
+        if (value < -1 || value > 100) return INVALID_VALUE;
+        f->carveout = value;
+        return SUCCESS;
+    }
     if (attribute != MAX_DYNAMIC_SHARED_SIZE_BYTES) return SUCCESS;
     if (value < 0 || (size_t)value > SHARED_LIMIT) return INVALID_VALUE;
     f->dynamic_shared_limit = (size_t)value;
@@ -510,6 +517,10 @@ static void trust_outputs(const KernelEntry& k, const Parameters& parameters) {
     }
 }
 
+// In how many ways kernels that were launched split the memory of a multiprocessor, as far as they say.
+static std::set<int> splits;
+EXPORTED size_t stand_in_splits() { return splits.size(); }
+
 API cuLaunchKernel(Function* f, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
                    unsigned block_z, unsigned shared, void* handle, void** values, void**) {
     LOCKED;
@@ -519,13 +530,14 @@ API cuLaunchKernel(Function* f, unsigned grid_x, unsigned grid_y, unsigned grid_
     if (!s) return INVALID_HANDLE;
     uint3 grid{grid_x, grid_y, grid_z}, block{block_x, block_y, block_z};
     if (settings.fail_launch && --settings.fail_launch == 0) return LAUNCH_FAILED;
+    splits.insert(f->carveout);
     if (!is_valid(*f, grid, block, shared)) return INVALID_VALUE;
     auto parameters = std::make_shared<Parameters>(k, values);
     if (!pointers_are_valid(k, *parameters)) return ILLEGAL_ADDRESS;
     if (settings.trace)
         fprintf(stderr, "stand-in GPU: launch %s <<<(%u,%u,%u), (%u,%u,%u), %u>>>\n", k.name, grid.x, grid.y, grid.z,
                 block.x, block.y, block.z, shared);
-    return submit(s, [=] {
+    auto work = [=] {
         std::vector<void*> addresses;
         for (size_t offset : parameters->offsets) addresses.push_back(parameters->bytes.data() + offset);
         addresses.push_back(nullptr);
@@ -533,7 +545,8 @@ API cuLaunchKernel(Function* f, unsigned grid_x, unsigned grid_y, unsigned grid_
         bool done = run(
             {f, addresses.data(), grid, block, shared, ++launches, parameters->bytes.data(), parameters->bytes.size()});
         return done ? SUCCESS : ILLEGAL_ADDRESS;
-    });
+    };
+    return submit(s, work, KERNEL);
 }
 API cuLaunchCooperativeKernel(Function*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*,
                               void**) {
@@ -563,6 +576,7 @@ static const ErrorName ERRORS[] = {
     {FILE_NOT_FOUND, "CUDA_ERROR_FILE_NOT_FOUND", "file not found"},
     {INVALID_HANDLE, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
     {ILLEGAL_STATE, "CUDA_ERROR_ILLEGAL_STATE", "the operation cannot be performed in the present state"},
+    {LOSSY_QUERY, "CUDA_ERROR_LOSSY_QUERY", "the query would lose data of edges"},
     {NOT_FOUND, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
     {NOT_READY, "CUDA_ERROR_NOT_READY", "device not ready"},
     {ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},

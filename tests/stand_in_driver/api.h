@@ -21,6 +21,7 @@ enum Result {
     FILE_NOT_FOUND = 301,
     INVALID_HANDLE = 400,
     ILLEGAL_STATE = 401,
+    LOSSY_QUERY = 402,
     NOT_FOUND = 500,
     NOT_READY = 600,
     ILLEGAL_ADDRESS = 700,
@@ -46,7 +47,11 @@ extern thread_local Context* current_context;
 struct Stream;
 Stream* find_stream(void* handle);  // null: no such stream; the handles 0, 1 and 2 are the default streams
 bool is_capturing(const Stream* stream);
-Result submit(Stream* stream, std::function<Result()> work);
+// As the driver counts the nodes of graphs.
+enum NodeType { KERNEL = 0, COPY = 1, FILL = 2, HOST = 3, EMPTY = 5 };
+Result submit(Stream* stream, std::function<Result()> work, NodeType type);
+// Smaller numbers are more urgent.
+constexpr int LEAST_PRIORITY = 0, GREATEST_PRIORITY = -5;
 Result synchronize(Stream* stream);
 Result synchronize_all();
 // Whether a call that capture forbids is made now; if so, spoils the capture as the driver does.

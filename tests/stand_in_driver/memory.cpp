@@ -18,7 +18,7 @@ Settings settings;
 std::recursive_mutex api_lock;
 
 static const char* const SETTINGS[] = {"order",      "eager",          "trace",  "quiet",      "devices",
-                                       "capability", "driver_version", "memory", "fail_launch", "init"};
+                                       "capability", "driver_version", "memory", "fail_launch", "capture", "init"};
 
 Settings::Settings() {
     for (const char* name : SETTINGS) {
@@ -43,6 +43,10 @@ bool Settings::set(const std::string& name, const std::string& value) {
         size_t colon = value.find(':');
         seed = colon == std::string::npos ? 1 : strtoull(value.c_str() + colon + 1, nullptr, 10);
         return true;
+    }
+    if (name == "capture") {  // graph, chain or none
+        capture = value == "graph" ? GRAPH : value == "chain" ? CHAIN : NONE;
+        return value == "graph" || value == "chain" || value == "none";
     }
     if (name == "capability") {  // as in 9.0
         int major, minor;

@@ -27,6 +27,7 @@ struct Settings {
     int init = 0;  // what cuInit returns
     int capability = 90;
     size_t memory = size_t(4) << 30;  // of each device, in bytes
+    enum Capture { GRAPH, CHAIN, NONE } capture = GRAPH;  // what can be captured
     long fail_launch = 0;             // n: the n-th launch from now on fails; 0: none does
 
     Settings();
@@ -136,6 +137,7 @@ struct Function {
     Module* module;
     const KernelEntry* kernel;
     size_t dynamic_shared_limit;
+    int carveout;  // percent of the L1 cache that is shared memory; -1: the driver decides
 };
 
 struct Launch {

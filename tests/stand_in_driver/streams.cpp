@@ -15,6 +15,8 @@ struct Graph {
     struct Node {
         std::function<Result()> work;
         std::vector<size_t> after;
+        NodeType type = KERNEL;
+        int priority = 0;
     };
     std::vector<Node> nodes;
     // While it is captured:
@@ -53,6 +55,30 @@ struct Event {
     Graph* capture = nullptr;  // recorded inside this one
     std::vector<size_t> nodes;
 };
+
+// The handle of a node is the number of its graph and its own, both counted from 1.
+static std::map<uintptr_t, Graph*> graphs;
+static constexpr int NODE_BITS = 20;
+
+static uintptr_t handle_of(const Graph* g, size_t node) {
+    for (auto& [number, graph] : graphs)
+        if (graph == g) return number << NODE_BITS | (node + 1);
+    return 0;
+}
+// Null: there is no such node.
+static Graph::Node* find_node(uintptr_t handle) {
+    auto found = graphs.find(handle >> NODE_BITS);
+    size_t node = (handle & ((uintptr_t(1) << NODE_BITS) - 1)) - 1;
+    return found == graphs.end() || node >= found->second->nodes.size() ? nullptr : &found->second->nodes[node];
+}
+static void forget(Graph* g) {
+    for (auto it = graphs.begin(); it != graphs.end(); it++) {
+        if (it->second != g) continue;
+        graphs.erase(it);
+        break;
+    }
+    delete g;
+}
 
 static std::set<Stream*> streams;
 static std::set<Event*> events;
@@ -104,11 +130,17 @@ static void enqueue(Stream* s, Stream::Entry entry) {
         drain(s, s->submitted - QUEUE_LIMIT);
 }
 
-Result submit(Stream* s, std::function<Result()> work) {
+Result submit(Stream* s, std::function<Result()> work, NodeType type) {
     if (!s) return INVALID_HANDLE;
     if (s->capture) {
-        s->capture->nodes.push_back({std::move(work), s->last_nodes});
-        s->last_nodes = {s->capture->nodes.size() - 1};
+        auto& nodes = s->capture->nodes;
+        nodes.push_back({std::move(work), s->last_nodes, type});
+        s->last_nodes = {nodes.size() - 1};
+        // As libraries do that capture more than they are asked for: what comes next comes after both.
+        if (type == HOST) {
+            nodes.push_back({[] { return SUCCESS; }, {nodes.size() - 1}, EMPTY});
+            s->last_nodes.push_back(nodes.size() - 1);
+        }
         return SUCCESS;
     }
     enqueue(s, {std::move(work)});
@@ -232,10 +264,11 @@ API cuStreamWaitEvent(void* handle, Event* e, unsigned) {
 }
 API cuLaunchHostFunc(void* handle, void (*function)(void*), void* argument) {
     LOCKED;
-    return submit(find_stream(handle), [=] {
+    auto work = [=] {
         function(argument);
         return SUCCESS;
-    });
+    };
+    return submit(find_stream(handle), work, HOST);
 }
 
 // ---- Events -------------------------------------------------------------------------------------------------------
@@ -304,7 +337,9 @@ API cuStreamBeginCapture_v2(void* handle, int mode) {
     if (!s) return INVALID_HANDLE;
     if (!handle) return CAPTURE_UNSUPPORTED;
     if (s->capture) return CAPTURE_INVALIDATED;
-    Graph* g = s->capture = new Graph;
+    if (settings.capture == Settings::NONE) return NOT_SUPPORTED;
+    static uintptr_t number;
+    Graph* g = s->capture = graphs[++number] = new Graph;
     g->mode = (Graph::Mode)mode;
     g->thread = std::this_thread::get_id();
     g->origin = s;
@@ -319,15 +354,18 @@ API cuStreamIsCapturing(void* handle, int* status) {
     *status = !s->capture ? 0 : s->capture->spoiled ? 2 : 1;
     return SUCCESS;
 }
-// The handle of a node is its number, counted from 1. No edges carry data.
-API cuStreamGetCaptureInfo_v3(void* handle, int* status, uint64_t*, Graph** graph, const uintptr_t** nodes, void**, size_t* count) {
+// No edges carry data, but whoever has no place for them is not answered, as where they do.
+API cuStreamGetCaptureInfo_v3(void* handle, int* status, uint64_t*, Graph** graph, const uintptr_t** nodes, const void** edges,
+                              size_t* count) {
     LOCKED;
     Stream* s = find_stream(handle);
     if (!s) return INVALID_HANDLE;
+    if (nodes && !edges) return LOSSY_QUERY;
+    if (edges) *edges = nullptr;
     *status = !s->capture ? 0 : s->capture->spoiled ? 2 : 1;
     if (*status != 1) return SUCCESS;
     s->told.clear();
-    for (size_t i : s->last_nodes) s->told.push_back(i + 1);
+    for (size_t i : s->last_nodes) s->told.push_back(handle_of(s->capture, i));
     if (graph) *graph = s->capture;
     if (nodes) *nodes = s->told.data();
     if (count) *count = s->told.size();
@@ -339,14 +377,16 @@ API cuStreamUpdateCaptureDependencies_v2(void* handle, const uintptr_t* nodes, v
     Stream* s = find_stream(handle);
     if (!s) return INVALID_HANDLE;
     if (!s->capture) return ILLEGAL_STATE;
-    if (flags > SET) return INVALID_VALUE;
+    // A list without nodes is a null pointer.
+    if (flags > SET || (!count && nodes)) return INVALID_VALUE;
+    if (settings.capture == Settings::CHAIN) return NOT_SUPPORTED;
     if (flags == SET) {
         s->capture->let_go.insert(s->capture->let_go.end(), s->last_nodes.begin(), s->last_nodes.end());
         s->last_nodes.clear();
     }
     for (size_t i = 0; i < count; i++) {
-        if (nodes[i] < 1 || nodes[i] > s->capture->nodes.size()) return INVALID_VALUE;
-        s->last_nodes.push_back(nodes[i] - 1);
+        if (!find_node(nodes[i]) || graphs[nodes[i] >> NODE_BITS] != s->capture) return INVALID_VALUE;
+        s->last_nodes.push_back((nodes[i] & ((uintptr_t(1) << NODE_BITS) - 1)) - 1);
     }
     return SUCCESS;
 }
@@ -370,17 +410,40 @@ API cuStreamEndCapture(void* handle, Graph** graph) {
         return SUCCESS;
     }
     Result result = g->spoiled ? CAPTURE_INVALIDATED : CAPTURE_UNJOINED;
-    delete g;
+    forget(g);
     return result;
 }
-API cuGraphInstantiateWithFlags(GraphExec** exec, Graph* g, unsigned long long) {
+API cuGraphNodeGetType(uintptr_t handle, int* type) {
     LOCKED;
+    Graph::Node* node = find_node(handle);
+    if (!node) return INVALID_HANDLE;
+    *type = node->type;
+    return SUCCESS;
+}
+API cuGraphKernelNodeSetAttribute(uintptr_t handle, int attribute, const int* value) {
+    LOCKED;
+    enum { PRIORITY = 8 };
+    Graph::Node* node = find_node(handle);
+    if (!node || node->type != KERNEL) return INVALID_HANDLE;
+    if (attribute != PRIORITY || *value > LEAST_PRIORITY || *value < GREATEST_PRIORITY) return INVALID_VALUE;
+    node->priority = *value;
+    return SUCCESS;
+}
+// How many kernels of the graph that was instantiated last have another priority than the least, if priorities are heeded.
+static size_t urgent;
+EXPORTED size_t stand_in_urgent_kernels() { return urgent; }
+
+API cuGraphInstantiateWithFlags(GraphExec** exec, Graph* g, unsigned long long flags) {
+    LOCKED;
+    enum { USE_NODE_PRIORITY = 8 };
+    urgent = 0;
+    for (const Graph::Node& node : g->nodes) urgent += flags & USE_NODE_PRIORITY && node.priority != LEAST_PRIORITY;
     *exec = new GraphExec{g->nodes};
     return SUCCESS;
 }
 API cuGraphDestroy(Graph* g) {
     LOCKED;
-    delete g;
+    forget(g);
     return SUCCESS;
 }
 API cuGraphExecDestroy(GraphExec* exec) {
@@ -398,5 +461,5 @@ API cuGraphLaunch(GraphExec* exec, void* handle) {
     LOCKED;
     // A copy: the graph may be destroyed before its work has run.
     auto nodes = std::make_shared<std::vector<Graph::Node>>(exec->nodes);
-    return submit(find_stream(handle), [nodes] { return run_graph(*nodes); });
+    return submit(find_stream(handle), [nodes] { return run_graph(*nodes); }, EMPTY);
 }
