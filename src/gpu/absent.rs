@@ -18,6 +18,7 @@ pub enum Gpu {}
 pub(crate) struct Block(Gpu);
 
 /// A place in the work of none.
+#[allow(dead_code)]
 pub(crate) struct Event(Gpu);
 
 /// A step captured on none.
