@@ -1,6 +1,7 @@
-//! A whole training step at the paper's sizes (or those of another `--preset`), Adam included: images/s, GFLOP/s, memory.
+//! A whole training step at the paper's sizes (or those of another `--preset`), Adam included: images/s, GFLOP/s, memory. `--model classify`
+//! is the small convolutional network of `examples/classify` on images of 28 pixels a side.
 //!
-//! `cargo bench --bench step -- [--batch 64] [--steps 5] [--preset paper|hour|quick] [--model dood|sp|eg|dr|air|dair]
+//! `cargo bench --bench step -- [--batch 64] [--steps 5] [--preset paper|hour|quick] [--model dood|sp|eg|dr|air|dair|classify]
 //! [--placement warp|points] [--all-strokes] [--threads N]
 //! [--device cpu|cuda|auto] [--math f32|tf32|bf16] [--captured] [--json]`
 //!
@@ -11,10 +12,13 @@
 mod common;
 
 use dood::{
-    Device,
+    Device, Grads, Tape, Tensor,
     data::{Images, Source},
+    eval::classifier::{Classifier, Sizes},
+    measure::pixels,
     model::Variant,
     ops::Placement,
+    optim::Adam,
     profile,
     rng::{Rng, Stream},
     train::{Preset, Settings, Trainer},
@@ -43,6 +47,9 @@ fn run() -> dood::Result<()> {
     } else {
         5
     });
+    if arguments.value("--model") == Some("classify") {
+        return classify(&arguments, &device, batch, count);
+    }
     let at_once = if captured { AT_ONCE.min(count) } else { 1 };
     let all_strokes = arguments.flag("--all-strokes");
     let placement = if arguments.value("--placement") == Some("points") { Placement::Points } else { Placement::Warp };
@@ -104,6 +111,48 @@ fn run() -> dood::Result<()> {
     }
     if let Some(table) = profile::report() {
         println!("{table}");
+    }
+    Ok(())
+}
+
+/// The step of `eval::classifier`, on images that lie on the device.
+fn classify(arguments: &common::Arguments, device: &Device, batch: usize, count: usize) -> dood::Result<()> {
+    let mut classifier = Classifier::new(Sizes { side: 28, classes: 10 }, 1, device)?;
+    let (mut adam, mut grads) = (Adam::new(&classifier.params, &[2e-3]), Grads::zeros(&classifier.params));
+    let x = pixels(&images(batch, 28), 0..batch, device);
+    let labels = Tensor::from_f64(device, &[batch], &(0..batch).map(|i| (i % 10) as f64).collect::<Vec<_>>());
+    let mut milliseconds = vec![];
+    for update in 0..=count as u64 {
+        let began = Instant::now();
+        grads.clear();
+        let tape = Tape::new(&classifier.params);
+        let scores = classifier.answer(tape.constant(x.clone()), Some(Rng::new(1, update))).scores;
+        let loss = scores.cross_entropy(&labels).mean();
+        tape.backward(loss, &mut grads);
+        let finite = loss.value().item().is_finite();
+        drop(tape);
+        adam.step(&mut classifier.params, &grads);
+        device.check()?;
+        assert!(finite, "the loss is not finite");
+        milliseconds.push(1e3 * began.elapsed().as_secs_f64());
+    }
+    // The first fills caches and scratch memory.
+    milliseconds.remove(0);
+    milliseconds.sort_by(f64::total_cmp);
+    let (median, fastest) = (milliseconds[count / 2], milliseconds[0]);
+    let images_per_second = 1e3 * batch as f64 / median;
+    println!(
+        "training step of classify on {device}, batch {batch}, {} threads: {median:.2} ms (fastest {fastest:.2}), \
+         {images_per_second:.1} images/s",
+        rayon::current_num_threads()
+    );
+    if arguments.flag("--json") {
+        let figures = serde_json::json!({
+            "bench": "step", "program": "dood", "device": device.to_string(), "mode": "eager", "model": "classify", "batch": batch,
+            "math": arguments.value("--math").unwrap_or("f32"), "ms": median, "fastest_ms": fastest,
+            "images_per_second": images_per_second,
+        });
+        println!("{figures}");
     }
     Ok(())
 }

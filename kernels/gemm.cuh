@@ -279,15 +279,23 @@ __device__ __forceinline__ void write_tile(const REAL* tile, int m, int n, REAL*
 
 // ---- What linear and dropout_linear share -------------------------------------------------------------------------------
 
+// What is neither TANH nor RELU changes nothing.
+__device__ __forceinline__ REAL activated(int act, REAL x) { return act == TANH ? tanh(x) : act == RELU ? larger(x, (REAL)0) : x; }
+
+// dy·act'(y).
+__device__ __forceinline__ REAL undone(int act, REAL dy, REAL y) {
+    return act == TANH ? dy * ((REAL)1 - y * y) : act == RELU && !(y > 0) ? (REAL)0 : dy;
+}
+
 // The gradient before bias and activation, dz = dy·act'(y), of rows that take part.
 struct Undone {
     Rows<false> dy, y;
-    int tanh;
+    int act;
     const REAL* live;  // [images], or null
     int images;
 
-    __device__ __forceinline__ Undone(const REAL* dy, const REAL* y, int tanh, const REAL* live, int images, int rows, int columns)
-        : dy(dy, rows, columns, columns), y(y, rows, columns, columns), tanh(tanh), live(live), images(images) {}
+    __device__ __forceinline__ Undone(const REAL* dy, const REAL* y, int act, const REAL* live, int images, int rows, int columns)
+        : dy(dy, rows, columns, columns), y(y, rows, columns, columns), act(act), live(live), images(images) {}
 
     struct Held {
         Rows<false>::Held dy, y;
@@ -296,21 +304,21 @@ struct Undone {
 
     __device__ __forceinline__ void fetch(int row, int column, Held& held) const {
         dy.fetch(row, column, held.dy);
-        if (tanh) y.fetch(row, column, held.y);
+        if (act) y.fetch(row, column, held.y);
         held.live = !live || row >= dy.rows || live[row % images] != (REAL)0;
     }
 
     __device__ __forceinline__ void value(const Held& held, REAL out[4]) const {
         for (int i = 0; i < 4; i++) {
             out[i] = held.live ? held.dy.x[i] : (REAL)0;
-            if (tanh) out[i] *= (REAL)1 - held.y.x[i] * held.y.x[i];
+            if (act) out[i] = undone(act, out[i], held.y.x[i]);
         }
     }
 
     __device__ __forceinline__ REAL at(int row, int column) const {
         if (live && live[row % images] == (REAL)0) return 0;
         long long i = (long long)row * dy.columns + column;
-        return tanh ? dy.data[i] * ((REAL)1 - y.data[i] * y.data[i]) : dy.data[i];
+        return act ? undone(act, dy.data[i], y.data[i]) : dy.data[i];
     }
 };
 

@@ -4,7 +4,7 @@
 // more than one part (each of `chunk` inputs) the sums go to y as [parts, n, outputs], for linear_finish.
 template <class Tile>
 __device__ __forceinline__ void forward(const REAL* x, const REAL* w, const REAL* b, REAL* y, int n, int inputs, int outputs, int chunk,
-                                        int tanh_, int math) {
+                                        int act, int math) {
     REAL* shared = shared_memory();
     int m = blockIdx.x * Tile::BM, o = blockIdx.y * Tile::BN, from = blockIdx.z * chunk;
     int to = from + chunk < inputs ? from + chunk : inputs;
@@ -15,25 +15,24 @@ __device__ __forceinline__ void forward(const REAL* x, const REAL* w, const REAL
         write_tile<Tile>(shared, m, o, part, n, outputs, 0, [&](int, int, REAL sum) { return sum; });
     } else {
         write_tile<Tile>(shared, m, o, y, n, outputs, 0, [&](int, int column, REAL sum) {
-            sum += b[column];
-            return tanh_ ? tanh(sum) : sum;
+            return activated(act, sum + b[column]);
         });
     }
 }
 
 KERNEL __launch_bounds__(256) linear_fwd_small(const REAL* __restrict__ x, const REAL* __restrict__ w, const REAL* __restrict__ b,
-                                               REAL* __restrict__ y, int n, int inputs, int outputs, int chunk, int tanh_, int math) {
-    forward<Small>(x, w, b, y, n, inputs, outputs, chunk, tanh_, math);
+                                               REAL* __restrict__ y, int n, int inputs, int outputs, int chunk, int act, int math) {
+    forward<Small>(x, w, b, y, n, inputs, outputs, chunk, act, math);
 }
 
 KERNEL __launch_bounds__(256, 2) linear_fwd_large(const REAL* __restrict__ x, const REAL* __restrict__ w, const REAL* __restrict__ b,
-                                                  REAL* __restrict__ y, int n, int inputs, int outputs, int chunk, int tanh_, int math) {
-    forward<Large>(x, w, b, y, n, inputs, outputs, chunk, tanh_, math);
+                                                  REAL* __restrict__ y, int n, int inputs, int outputs, int chunk, int act, int math) {
+    forward<Large>(x, w, b, y, n, inputs, outputs, chunk, act, math);
 }
 
 // y = act(Σ parts + b), the parts in their order. Rows that are not live give 0.
 KERNEL __launch_bounds__(256) linear_finish(const REAL* __restrict__ sums, const REAL* __restrict__ b, const REAL* __restrict__ live,
-                                            REAL* __restrict__ y, int parts, int rows, int images, int outputs, int tanh_) {
+                                            REAL* __restrict__ y, int parts, int rows, int images, int outputs, int act) {
     long long n = (long long)rows * outputs;
     for (long long i = first_element(); i < n; i += element_stride()) {
         if (live && live[i / outputs % images] == (REAL)0) {
@@ -42,8 +41,7 @@ KERNEL __launch_bounds__(256) linear_finish(const REAL* __restrict__ sums, const
         }
         REAL sum = 0;
         for (int part = 0; part < parts; part++) sum += sums[part * n + i];
-        sum += b[i % outputs];
-        y[i] = tanh_ ? tanh(sum) : sum;
+        y[i] = activated(act, sum + b[i % outputs]);
     }
 }
 
@@ -70,9 +68,9 @@ __device__ __forceinline__ int backward(const Dz& dz, const REAL* x, const REAL*
 // All of a small layer: dz is made where it is used. Blocks beyond those of the products: 32 elements of db each.
 KERNEL __launch_bounds__(256) linear_bwd_small(const REAL* __restrict__ x, const REAL* __restrict__ w, const REAL* __restrict__ y,
                                                const REAL* __restrict__ dy, REAL* dx, int add_dx, REAL* dw, int add_dw, REAL* db,
-                                               int add_db, int n, int inputs, int outputs, int tanh_, int math) {
+                                               int add_db, int n, int inputs, int outputs, int act, int math) {
     REAL* shared = shared_memory();
-    Undone dz(dy, y, tanh_, nullptr, n, n, outputs);
+    Undone dz(dy, y, act, nullptr, n, n, outputs);
     int others = backward<Small>(dz, x, w, dx, add_dx, dw, add_dw, n, inputs, outputs, math, shared);
     if ((int)blockIdx.x >= others) undo(dz, (blockIdx.x - others) * 32, nullptr, db, add_db, shared);
 }
@@ -87,7 +85,7 @@ KERNEL __launch_bounds__(256, 2) linear_bwd_large(const REAL* __restrict__ x, co
 
 // dz = dy·act'(y) [rows, outputs] of live rows, 0 of the others; db its sum over rows. A block has 32 columns.
 KERNEL __launch_bounds__(256) linear_undo(const REAL* __restrict__ y, const REAL* __restrict__ dy, const REAL* __restrict__ live,
-                                          REAL* __restrict__ dz, REAL* db, int add_db, int rows, int images, int outputs, int tanh_) {
+                                          REAL* __restrict__ dz, REAL* db, int add_db, int rows, int images, int outputs, int act) {
     __shared__ REAL shared[256];
-    undo(Undone(dy, y, tanh_, live, images, rows, outputs), blockIdx.x * 32, dz, db, add_db, shared);
+    undo(Undone(dy, y, act, live, images, rows, outputs), blockIdx.x * 32, dz, db, add_db, shared);
 }

@@ -107,3 +107,47 @@ KERNEL __launch_bounds__(256) naive_conv_bwd_bias(const REAL* __restrict__ y, co
         put(db, o, sum, add_db);
     }
 }
+
+// Mean and variance of the channels of x [n, c, r], and the sums that their gradients need, one thread per channel (batch_norm.cu). As in
+// a product, every 64 numbers are added up before they join the sum.
+#define OF_CHANNEL(sum, term)                                                             \
+    for (int from = 0; from < n * r; from += 64) {                                        \
+        REAL part = 0;                                                                    \
+        for (int i = from; i < from + 64 && i < n * r; i++) {                             \
+            long long at = ((long long)(i / r) * c + channel) * r + i % r;                \
+            part += term;                                                                 \
+        }                                                                                 \
+        sum += part;                                                                      \
+    }
+
+KERNEL __launch_bounds__(256) naive_batch_norm_mean(const REAL* __restrict__ x, REAL* __restrict__ mean, int n, int c, int r) {
+    for (long long channel = first_element(); channel < c; channel += element_stride()) {
+        REAL sum = 0;
+        OF_CHANNEL(sum, x[at])
+        mean[channel] = sum / ((REAL)n * (REAL)r);
+    }
+}
+
+KERNEL __launch_bounds__(256) naive_batch_norm_variance(const REAL* __restrict__ x, const REAL* __restrict__ mean,
+                                                        REAL* __restrict__ variance, int n, int c, int r) {
+    for (long long channel = first_element(); channel < c; channel += element_stride()) {
+        REAL middle = mean[channel], sum = 0;
+        OF_CHANNEL(sum, (x[at] - middle) * (x[at] - middle))
+        variance[channel] = sum / ((REAL)n * (REAL)r);
+    }
+}
+
+KERNEL __launch_bounds__(256) naive_batch_norm_sums(const REAL* __restrict__ x, const REAL* __restrict__ mean,
+                                                    const REAL* __restrict__ variance, const REAL* __restrict__ dy,
+                                                    REAL* __restrict__ sums, REAL* __restrict__ dw, int add_dw, REAL* __restrict__ db,
+                                                    int add_db, int n, int c, int r, REAL eps) {
+    for (long long channel = first_element(); channel < c; channel += element_stride()) {
+        REAL middle = mean[channel], by = (REAL)1 / sqrt(variance[channel] + eps), of_w = 0, of_b = 0;
+        OF_CHANNEL(of_w, dy[at] * (x[at] - middle) * by)
+        OF_CHANNEL(of_b, dy[at])
+        sums[channel] = of_w;
+        sums[c + channel] = of_b;
+        if (dw) put(dw, channel, of_w, add_dw);
+        if (db) put(db, channel, of_b, add_db);
+    }
+}

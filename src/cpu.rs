@@ -150,29 +150,74 @@ pub(crate) fn each_row<T: Send>(out: &mut [T], row: usize, together: usize, kern
     });
 }
 
-/// As [`each_row`], of two arrays at once.
+/// As [`each_row`], of two arrays at once, with rows of so many elements.
 #[inline(always)]
 pub(crate) fn each_row_of_two<T: Send>(
     one: &mut [T],
     two: &mut [T],
-    row: usize,
+    row: [usize; 2],
     together: usize,
     kernel: impl Fn(usize, &mut [T], &mut [T]) + Sync,
 ) {
-    if row == 0 {
+    if row.contains(&0) {
         return;
     }
-    let tasks = one.par_chunks_mut(row * together).zip(two.par_chunks_mut(row * together));
+    let tasks = one.par_chunks_mut(row[0] * together).zip(two.par_chunks_mut(row[1] * together));
     tasks.enumerate().for_each(|(task, (one, two))| {
         simd(
             #[inline(always)]
             || {
-                for (i, (one, two)) in one.chunks_mut(row).zip(two.chunks_mut(row)).enumerate() {
+                for (i, (one, two)) in one.chunks_mut(row[0]).zip(two.chunks_mut(row[1])).enumerate() {
                     kernel(task * together + i, one, two);
                 }
             },
         )
     });
+}
+
+/// Partial sums side by side: enough to fill the vector registers.
+const SUMS: usize = 16;
+
+/// Σ f(xs[k][i]) over i, always in the same order: lane by lane, then across the lanes.
+#[inline(always)]
+pub(crate) fn sum<T: Real, const K: usize>(xs: [&[T]; K], f: impl Fn([T; K]) -> T) -> T {
+    let parts = xs.map(
+        #[inline(always)]
+        |x| x.as_chunks::<SUMS>(),
+    );
+    let mut lanes = [T::ZERO; SUMS];
+    for b in 0..parts[0].0.len() {
+        let blocks: [&[T; SUMS]; K] = std::array::from_fn(
+            #[inline(always)]
+            |k| &parts[k].0[b],
+        );
+        for (l, lane) in lanes.iter_mut().enumerate() {
+            *lane += f(std::array::from_fn(
+                #[inline(always)]
+                |k| blocks[k][l],
+            ));
+        }
+    }
+    for (i, lane) in lanes.iter_mut().enumerate().take(parts[0].1.len()) {
+        *lane += f(std::array::from_fn(
+            #[inline(always)]
+            |k| parts[k].1[i],
+        ));
+    }
+    lanes.into_iter().sum()
+}
+
+/// The largest of `xs`, of which there is one at least.
+#[inline(always)]
+pub(crate) fn largest<T: Real>(xs: &[T]) -> T {
+    let (blocks, rest) = xs.as_chunks::<SUMS>();
+    let mut lanes = [xs[0]; SUMS];
+    for block in blocks {
+        for (lane, &x) in lanes.iter_mut().zip(block) {
+            *lane = lane.larger(x);
+        }
+    }
+    lanes.iter().chain(rest).copied().fold(xs[0], T::larger)
 }
 
 /// Elements per task of an elementwise kernel: enough to pay for the hand-over, few enough to share.

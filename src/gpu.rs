@@ -7,6 +7,7 @@
 mod arena;
 mod cache;
 mod compile;
+mod event;
 mod graph;
 mod launch;
 mod nccl;
@@ -14,6 +15,7 @@ mod open;
 mod request;
 
 pub(crate) use arena::Block;
+pub(crate) use event::Event;
 pub(crate) use graph::Graph;
 pub(crate) use open::{count, is_expected};
 pub(crate) use request::args;

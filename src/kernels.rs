@@ -32,6 +32,9 @@ defines! {
         F32: usize = crate::MathMode::F32 as usize;
         TF32: usize = crate::MathMode::Tf32 as usize;
         BF16: usize = crate::MathMode::Bf16 as usize;
+        /// What follows a linear map.
+        TANH: usize = 1;
+        RELU: usize = 2;
         /// Rows, columns and inner elements of the tiles that a block computes from a stage.
         SMALL_M: usize = 32;
         SMALL_N: usize = 32;

@@ -2,9 +2,10 @@
 
 use crate::{
     ParamId, ParamsBuilder, Tensor, Var,
-    ops::{Activation, Keep, dropout_linear},
+    ops::{Activation, Keep, Moments, dropout_linear},
     rng::{Rng, Stream},
 };
+use rand::distr::Distribution;
 
 /// Draws initial values: the same for the same seed and parameter name, whatever else the model holds.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +31,12 @@ impl Init {
     pub fn normal(self, name: &str, std: f64) -> impl FnMut(usize) -> f64 + use<> {
         let (rng, stream) = (Rng::new(self.seed, 0), Self::stream(name));
         move |i| rng.normal(stream, i) * std
+    }
+
+    /// Any distribution of the crates `rand` and `rand_distr`, drawn one after the other.
+    pub fn draw<D: Distribution<f64>>(self, name: &str, distribution: D) -> impl FnMut(usize) -> f64 + use<D> {
+        let mut generator = Rng::new(self.seed, 0).generator(Self::stream(name));
+        move |_| distribution.sample(&mut generator)
     }
 }
 
@@ -163,6 +170,47 @@ impl LayerNorm {
     pub fn forward<'t>(&self, x: Var<'t>) -> Var<'t> {
         let tape = x.tape();
         x.layer_norm(tape.param(self.weight), tape.param(self.bias), 1e-5)
+    }
+}
+
+/// Channels of mean 0 and variance 1 over a batch, stretched and moved as was learned: see [`Var::batch_norm`].
+///
+/// It learns with the moments of each batch, which running ones follow; these are used afterwards. They are no parameters: whoever trains
+/// has them beside the network.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchNorm {
+    weight: ParamId,
+    bias: ParamId,
+}
+
+impl BatchNorm {
+    /// ε, and how far running moments move to those of a batch.
+    const EPS: f64 = 1e-5;
+    const MOMENTUM: f64 = 0.1;
+
+    /// For `channels` channels, whose normalised values are first left as they are.
+    pub fn new(p: &mut ParamsBuilder, name: &str, channels: usize) -> Self {
+        p.scope(name, |p| BatchNorm {
+            weight: p.add("weight", &[channels], |_| 1.0),
+            bias: p.add("bias", &[channels], |_| 0.0),
+        })
+    }
+
+    /// In training: x `[N, C, …]` → `[N, C, …]` by the moments of x, with ε = 1e-5. `running` moves a tenth of the way to them; it begins
+    /// as [`Moments::new`].
+    #[track_caller]
+    pub fn learn<'t>(&self, x: Var<'t>, running: &mut Moments) -> Var<'t> {
+        let (tape, shape) = (x.tape(), x.shape());
+        let (y, moments) = x.batch_norm(tape.param(self.weight), tape.param(self.bias), Self::EPS);
+        running.follow(&moments, shape.iter().product::<usize>() / shape[1], Self::MOMENTUM);
+        y
+    }
+
+    /// Afterwards: x `[N, C, …]` → `[N, C, …]` by the running moments.
+    #[track_caller]
+    pub fn forward<'t>(&self, x: Var<'t>, running: &Moments) -> Var<'t> {
+        let tape = x.tape();
+        x.batch_norm_by(running, tape.param(self.weight), tape.param(self.bias), Self::EPS)
     }
 }
 

@@ -1,6 +1,7 @@
 //! One file per op: maths, shapes, CPU code, backward and cost side by side.
 
 // The usual.
+mod batch_norm;
 mod conv2d;
 mod conv_pair;
 mod dropout;
@@ -50,6 +51,7 @@ use crate::{Tensor, op::size};
 
 pub use crate::op::{Cost, Op};
 pub use affine::Angle;
+pub use batch_norm::Moments;
 pub use dropout::Keep;
 pub use dropout_linear::dropout_linear;
 pub use elementwise::combine;

@@ -248,7 +248,7 @@ impl Sgd {
                 let (p, v) = (&mut params.slab_mut::<T>()[range.clone()], &mut self.velocity.slice_mut::<T>()[range.clone()]);
                 let g = &grads.slab().slice::<T>()[range];
                 let [rate, momentum, decay] = [rate, self.momentum, self.decay].map(T::of);
-                cpu::each_row_of_two(p, v, cpu::BLOCK, 1, #[inline(always)] |block, p, v| {
+                cpu::each_row_of_two(p, v, [cpu::BLOCK; 2], 1, #[inline(always)] |block, p, v| {
                     let g = &g[block * cpu::BLOCK..][..p.len()];
                     for i in 0..p.len() {
                         v[i] = momentum * v[i] + g[i] + decay * p[i];
@@ -313,6 +313,7 @@ fn check_groups(name: &str, params: &Params, rates: &[f64]) {
 mod tests {
     use super::*;
     use crate::{Device, ParamsBuilder, Tape, ops::Activation, ops::concat};
+    use approx::assert_abs_diff_eq;
 
     #[test]
     fn rates_rise_and_fall() {
@@ -415,14 +416,14 @@ mod tests {
             }
         }
         for (id, wanted) in [a, b].into_iter().zip(p) {
-            assert!((params.get(id).item() - wanted).abs() < 1e-12);
+            assert_abs_diff_eq!(params.get(id).item(), wanted, epsilon = 1e-12);
         }
 
         let (mut params, grads, [a, _]) = two(&device, [1.0, 2.0], [0.5, -1.0]);
         let adam = Adam::new(&params, &[0.1, 0.2]);
         AdamW::new(adam, 0.5).step(&mut params, &grads);
         // The first step of Adam is the rate, against the sign of the gradient.
-        assert!((params.get(a).item() - (1.0 * (1.0 - 0.1 * 0.5) - 0.1)).abs() < 1e-8);
+        assert_abs_diff_eq!(params.get(a).item(), 1.0 * (1.0 - 0.1 * 0.5) - 0.1, epsilon = 1e-8);
     }
 
     #[test]
@@ -432,7 +433,7 @@ mod tests {
             assert_eq!(clip_norm(&mut grads, 10.0), 5.0);
             assert_eq!(grads.get(b).item(), -4.0);
             assert_eq!(clip_norm(&mut grads, 1.0), 5.0);
-            assert!((grads.get(a).item() - 0.6).abs() < 1e-6 && (clip_norm(&mut grads, 9.0) - 1.0).abs() < 1e-6);
+            assert_abs_diff_eq!([grads.get(a).item(), clip_norm(&mut grads, 9.0)][..], [0.6, 1.0][..], epsilon = 1e-6);
         }
     }
 }

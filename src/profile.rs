@@ -1,11 +1,49 @@
-//! Time per op. Set `DOOD_PROFILE=1` and call [`report`] at the end.
+//! Time per op: set `DOOD_PROFILE=1` and call [`report`] at the end. [`Moment`] is for clocks of your own.
 
-use crate::{Device, op::Cost};
+use crate::{Device, gpu::Event, op::Cost};
 use std::{
     collections::BTreeMap,
     sync::{LazyLock, Mutex},
     time::{Duration, Instant},
 };
+
+/// A moment in the work of a device: on the CPU now, on a GPU when it has done everything that was asked of it so far.
+///
+/// ```
+/// use dood::{Device, Tensor, profile::Moment};
+///
+/// let device = Device::cpu();
+/// let before = Moment::now(&device);
+/// Tensor::zeros(&device, &[1000]);
+/// assert!(Moment::now(&device).since(&before) > 0.0);
+/// ```
+pub struct Moment {
+    device: Device,
+    at: At,
+}
+
+enum At {
+    Host(Instant),
+    Gpu(Event),
+}
+
+impl Moment {
+    /// Asks a GPU to note the time when it gets here (an event of CUDA); nobody waits for it.
+    pub fn now(device: &Device) -> Self {
+        let at = device.gpu().map_or_else(|| At::Host(Instant::now()), |gpu| At::Gpu(gpu.mark()));
+        Moment { device: device.clone(), at }
+    }
+
+    /// Seconds from an earlier moment of the same device, by its own clock. Waits for both. NaN after an error, which
+    /// [`Device::check`] has.
+    pub fn since(&self, earlier: &Moment) -> f64 {
+        match (&self.at, &earlier.at, self.device.gpu()) {
+            (At::Host(late), At::Host(early), _) => (*late - *early).as_secs_f64(),
+            (At::Gpu(late), At::Gpu(early), Some(gpu)) => 1e-3 * gpu.milliseconds(early, late),
+            _ => panic!("two moments of different devices"),
+        }
+    }
+}
 
 static ON: LazyLock<bool> = LazyLock::new(|| std::env::var_os("DOOD_PROFILE").is_some_and(|v| v != "0"));
 static LINES: Mutex<BTreeMap<(&'static str, Phase), Line>> = Mutex::new(BTreeMap::new());

@@ -2,8 +2,8 @@
 
 use dood::{
     Device, Tape, Tensor, Var,
-    nn::{Conv2d, Init, LayerNorm, Linear},
-    ops::{Activation, Keep, Window, concat, stack},
+    nn::{BatchNorm, Conv2d, Init, LayerNorm, Linear},
+    ops::{Activation, Keep, Moments, Window, concat, stack},
     optim::Adam,
 };
 use std::{
@@ -26,10 +26,11 @@ fn the_line_of_the_caller_is_named_with_all_shapes_and_what_was_wanted() {
     }));
     let device = Device::cpu();
     let mut builder = dood::ParamsBuilder::new();
-    let (linear, convolution, norm) = (
+    let (linear, convolution, norm, batch_norm) = (
         Linear::new(&mut builder, Init { seed: 0 }, "linear", 3, 2),
         Conv2d::new(&mut builder, Init { seed: 0 }, "convolution", 2, 4, 3),
         LayerNorm::new(&mut builder, "norm", 3),
+        BatchNorm::new(&mut builder, "batch_norm", 3),
     );
     let params = builder.build(&device);
     let tape = Tape::new(&params);
@@ -67,6 +68,9 @@ fn the_line_of_the_caller_is_named_with_all_shapes_and_what_was_wanted() {
         (&|| a.max_pool(wide), &["[2, 3]", "size: 9"]),
         (&|| a.average_pool(2), &["[2, 3]", "multiples of 2"]),
         (&|| a.layer_norm(of(&[3]), of(&[2]), 1e-5), &["[2, 3]", "[3]", "[2]"]),
+        (&|| a.batch_norm(of(&[3]), of(&[2]), 1e-5).0, &["[2, 3]", "[3]", "[2]"]),
+        (&|| of(&[1, 3]).batch_norm(of(&[3]), of(&[3]), 1e-5).0, &["[1, 3]", "two numbers"]),
+        (&|| a.batch_norm_by(&Moments::new(&device, 2), of(&[3]), of(&[3]), 1e-5), &["[2, 3]", "[3]", "[2]"]),
         (&|| a.dropout(Keep::Given(tensor(&[2, 2]), 0.5)), &["[2, 3]", "[2, 2]"]),
         (&|| a.linear(of(&[5, 4]), of(&[5]), Activation::None), &["[2, 3]", "[5, 4]", "[5]"]),
         (&|| concat(&[a, b]), &["[2, 3]", "[4, 2]"]),
@@ -74,6 +78,8 @@ fn the_line_of_the_caller_is_named_with_all_shapes_and_what_was_wanted() {
         (&|| linear.forward(b, Activation::Tanh), &["[4, 2]", "[2, 3]"]),
         (&|| convolution.forward(of(&[1, 3, 4, 4])), &["[1, 3, 4, 4]", "[4, 2, 3, 3]"]),
         (&|| norm.forward(b), &["[4, 2]", "[3]"]),
+        (&|| batch_norm.forward(b, &Moments::new(&device, 3)), &["[4, 2]", "[3]"]),
+        (&|| batch_norm.learn(b, &mut Moments::new(&device, 3)), &["[4, 2]", "[3]"]),
     ];
     let last = line!();
     let mut lines = vec![];

@@ -128,6 +128,23 @@ for size, stride, padding in [(2, 2, 0), (3, 2, 1), (2, 1, 1), (3, 3, 0)]:
 case("layer_norm", lambda x, w, b: F.layer_norm(x, (5,), w, b, 1e-5), (2, 3, 5), (5,), (5,))
 case("layer_norm", lambda x, w, b: F.layer_norm(x, (1,), w, b, 1e-5), (3, 1), (1,), (1,))
 case("layer_norm", lambda x, w, b: F.layer_norm(x, (4,), w, b, 1e-5), (0, 4), (4,), (4,))
+for x, c in [((3, 4, 5, 2), 4), ((6, 3), 3), ((2, 3, 1), 3), ([[[1.0, 1.0], [2.0, 2.0]], [[1.0, 1.0], [3.0, -7.0]]], 2)]:
+    case("batch_norm", lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True), x, (c,), (c,))
+mean, variance = torch.randn(3), torch.rand(3) + 0.1
+for x in [(4, 3, 2), (1, 3), (0, 3, 2)]:
+    case("batch_norm_by", lambda x, w, b: F.batch_norm(x, mean, variance, w, b), x, (3,), (3,), constants=[mean, variance])
+batches = [torch.randn(4, 3, 2) * 2 + 1, torch.randn(5, 3, 2)]
+
+
+def learned(x, w, b):
+    """By the running moments of a layer that has seen two batches."""
+    layer = torch.nn.BatchNorm1d(3)
+    for batch in batches:
+        layer(batch)
+    return F.batch_norm(x, layer.running_mean, layer.running_var, w, b)
+
+
+case("batch_norm_learned", learned, (2, 3, 2), (3,), (3,), constants=batches)
 
 path = pathlib.Path(__file__).parent / "torch_ops.json"
 lines = ",\n".join(json.dumps(c, separators=(",", ":"), allow_nan=False) for c in cases)

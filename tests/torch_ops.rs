@@ -1,7 +1,11 @@
 //! The general ops against PyTorch's, values and gradients in double precision, with edge cases: empty dimensions, sizes of 1, broadcasting
 //! both ways, ties, infinities. `tests/torch_ops.py` has made the fixture.
 
-use dood::{Device, Grads, Tape, Tensor, Var, ops::Window};
+use dood::{
+    Device, Grads, ParamsBuilder, Tape, Tensor, Var,
+    nn::BatchNorm,
+    ops::{Moments, Window},
+};
 use serde_json::Value;
 
 /// An op by its name in the fixture.
@@ -46,6 +50,23 @@ fn apply<'t>(op: &str, x: &[Var<'t>], constants: &[Tensor], sizes: &[usize]) -> 
         "max_pool" => x[0].max_pool(window()),
         "average_pool" => x[0].average_pool(window()),
         "layer_norm" => x[0].layer_norm(x[1], x[2], 1e-5),
+        "batch_norm" => x[0].batch_norm(x[1], x[2], 1e-5).0,
+        "batch_norm_by" => {
+            let moments = Moments { mean: constants[0].clone(), variance: constants[1].clone() };
+            x[0].batch_norm_by(&moments, x[1], x[2], 1e-5)
+        }
+        "batch_norm_learned" => {
+            let (layer, params) = {
+                let mut builder = ParamsBuilder::new();
+                (BatchNorm::new(&mut builder, "layer", 3), builder.build(constants[0].device()))
+            };
+            let mut running = Moments::new(constants[0].device(), 3);
+            for batch in constants {
+                let tape = Tape::new(&params);
+                layer.learn(tape.constant(batch.clone()), &mut running);
+            }
+            x[0].batch_norm_by(&running, x[1], x[2], 1e-5)
+        }
         other => panic!("the fixture has an op {other}"),
     }
 }

@@ -1,5 +1,7 @@
-//! What the benches read from the command line.
+//! What the benches read from the command line, and how they take times.
 #![allow(dead_code)]
+
+pub mod clock;
 
 use dood::{Device, MathMode};
 use std::{fmt::Debug, str::FromStr};

@@ -17,6 +17,10 @@ pub enum Gpu {}
 /// Memory on none.
 pub(crate) struct Block(Gpu);
 
+/// A place in the work of none.
+#[allow(dead_code)]
+pub(crate) struct Event(Gpu);
+
 /// A step captured on none.
 pub(crate) struct Graph(Gpu);
 
@@ -75,7 +79,9 @@ impl Gpu {
         join(&Arc<Ranks>) -> Result<()>;
         launch(&'static str, &'static str, Launch, &[Arg]);
         launches() -> u64;
+        mark() -> Event;
         math() -> MathMode;
+        milliseconds(&Event, &Event) -> f64;
         naive() -> bool;
         part();
         peers() -> Option<Arc<Peers>>;

@@ -174,6 +174,7 @@ impl Op for Affine {
 mod tests {
     use super::*;
     use crate::{Tape, gradcheck::gradcheck};
+    use approx::assert_abs_diff_eq;
 
     #[test]
     fn affine_gradients() {
@@ -187,11 +188,7 @@ mod tests {
     fn affine_matrices_have_the_reference_values() {
         let device = Device::cpu_f64();
         let tape = Tape::without_params(&device);
-        let near = |y: Var, want: [f64; 6]| {
-            for (y, want) in y.value().to_f64().iter().zip(want) {
-                assert!((y - want).abs() < 1e-6, "{y} {want}");
-            }
-        };
+        let near = |y: Var, want: [f64; 6]| assert_abs_diff_eq!(y.value().to_f64()[..], want[..], epsilon = 1e-6);
         let layout = tape.constant(Tensor::from_f64(&device, &[1, 4], &[0.1, -0.2, 0.6, 0.3]));
         near(layout.affine(), [0.573202, -0.177312, 0.1, 0.177312, 0.573202, -0.2]);
         let token = tape.constant(Tensor::from_f64(&device, &[1, 7], &[0.1, -0.05, 1.1, 0.9, 0.3, 0.2, -0.1]));
@@ -207,6 +204,6 @@ mod tests {
         let map = |m: &[f64], x: f64, y: f64| (m[0] * x + m[1] * y + m[2], m[3] * x + m[4] * y + m[5]);
         let (x, y) = map(&a, 0.25, -0.6);
         let (x, y) = map(&b, x, y);
-        assert!((x - 0.25).abs() < 1e-12 && (y + 0.6).abs() < 1e-12);
+        assert_abs_diff_eq!([x, y][..], [0.25, -0.6][..], epsilon = 1e-12);
     }
 }

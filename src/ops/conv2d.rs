@@ -148,7 +148,18 @@ impl Dims {
         let (dw, w) = (Output::new(dw, self.outs, taps), Matrix::new(w, self.outs, taps));
         cpu::with_scratch(taps * places, |columns: &mut [T]| {
             for (i, dy) in dy.chunks(self.outs * places).enumerate() {
-                db.iter_mut().zip(dy.chunks(places)).for_each(|(db, dy)| *db += dy.iter().copied().sum());
+                db.iter_mut().zip(dy.chunks(places)).for_each(|(db, dy)| {
+                    *db += cpu::simd(
+                        #[inline(always)]
+                        || {
+                            cpu::sum(
+                                [dy],
+                                #[inline(always)]
+                                |[dy]| dy,
+                            )
+                        },
+                    )
+                });
                 let dy = Matrix::new(dy, self.outs, places);
                 cpu::simd(
                     #[inline(always)]

@@ -381,6 +381,7 @@ mod tests {
     use super::super::squash::Squash;
     use super::*;
     use crate::{Tape, gradcheck::gradcheck, rng::Rng, rng::Stream};
+    use approx::assert_abs_diff_eq;
 
     #[test]
     fn gaussian_gradients() {
@@ -404,7 +405,7 @@ mod tests {
         let found = p.gaussian_sample(&eps, 5).gaussian_logpdf(p, 5, None).value().to_f64();
         for ((found, p), eps) in found.iter().zip(p.value().to_f64().chunks(25)).zip(eps.to_f64().chunks(10)) {
             let wanted: f64 = (0..10).map(|i| -HALF_LOG_TAU - 0.5 * eps[i] * eps[i] - p[10 + i].ln()).sum();
-            assert!((found - wanted).abs() < 1e-10);
+            assert_abs_diff_eq!(*found, wanted, epsilon = 1e-10);
         }
     }
 
@@ -415,7 +416,7 @@ mod tests {
         let row = |x: &[f64]| tape.constant(Tensor::from_f64(&device, &[1, x.len()], x));
         let p = row(&[0.0, 0.1, 0.7, 0.05, 0.05, 0.08, 0.1, 0.2, -0.03]);
         let log = row(&[0.02, 0.05, 0.75, -0.1]).gaussian_logpdf(p, 1, None).value().item();
-        assert!((log - 5.158668).abs() < 1e-6, "{log}"); // Appendix A of the model
+        assert_abs_diff_eq!(log, 5.158668, epsilon = 1e-6); // Appendix A of the model
     }
 
     #[test]
@@ -427,7 +428,7 @@ mod tests {
         let z = tape.constant(Tensor::from_f64(&device, &[1, 4], &[0.1, -0.3, 0.7, 0.2]));
         let p = tape.constant(Tensor::from_f64(&device, &[1, 9], &[&mean[..], &std[..], &[0.0]].concat()));
         let (one, other) = (z.normal_logpdf(&mean, &std), z.gaussian_logpdf(p, 1, None));
-        assert!((one.value().item() - other.value().item()).abs() < 1e-12);
+        assert_abs_diff_eq!(one.value().item(), other.value().item(), epsilon = 1e-12);
     }
 
     #[test]
@@ -437,6 +438,6 @@ mod tests {
         let p = tape.constant(Tensor::full(&device, &[1, 9], -80.0)).squash(&Squash::layout());
         let z = p.gaussian_sample(&Tensor::zeros(&device, &[1, 4]), 1);
         let log = z.gaussian_logpdf(p, 1, None).value().item();
-        assert!((log - 4.0 * (9.0 * 10f64.ln() - HALF_LOG_TAU)).abs() < 1e-4, "{log}");
+        assert_abs_diff_eq!(log, 4.0 * (9.0 * 10f64.ln() - HALF_LOG_TAU), epsilon = 1e-4);
     }
 }

@@ -44,21 +44,20 @@ impl Op for LayerNorm {
         on_device!(cx, T => {
             let (eps, per) = (T::of(self.0), T::of(1.0 / d as f64));
             let [x, w, b] = [0, 1, 2].map(|i| x[i].slice::<T>());
-            cpu::each_row_of_two(y.slice_mut::<T>(), z.slice_mut::<T>(), d, 16, #[inline(always)] |row, y, z| {
+            // Into z goes x − μ first.
+            cpu::each_row_of_two(z.slice_mut::<T>(), by.slice_mut::<T>(), [d, 1], 16, #[inline(always)] |row, z, by| {
                 let x = &x[row * d..][..d];
-                let mean = x.iter().copied().sum::<T>() * per;
-                let variance = x.iter().map(|&x| (x - mean) * (x - mean)).sum::<T>() * per;
-                let by = T::ONE / (variance + eps).sqrt();
-                z.iter_mut().zip(x).for_each(|(z, &x)| *z = (x - mean) * by);
+                let mean = cpu::sum([x], #[inline(always)] |[x]| x) * per;
+                z.iter_mut().zip(x).for_each(|(z, &x)| *z = x - mean);
+                let variance = cpu::sum([&*z], #[inline(always)] |[z]| z * z) * per;
+                by[0] = T::ONE / (variance + eps).sqrt();
+            });
+            let by = by.slice::<T>();
+            cpu::each_row_of_two(y.slice_mut::<T>(), z.slice_mut::<T>(), [d, d], 16, #[inline(always)] |row, y, z| {
                 for i in 0..d {
+                    z[i] *= by[row];
                     y[i] = w[i] * z[i] + b[i];
                 }
-            });
-            cpu::each_row(by.slice_mut::<T>(), 1, 64, #[inline(always)] |row, by| {
-                let x = &x[row * d..][..d];
-                let mean = x.iter().copied().sum::<T>() * per;
-                let variance = x.iter().map(|&x| (x - mean) * (x - mean)).sum::<T>() * per;
-                by[0] = T::ONE / (variance + eps).sqrt();
             });
         }, gpu => {
             let args = args![&x[0], &x[1], &x[2], y.out(), z.out(), by.out(), d, Arg::Real(self.0)];
@@ -76,12 +75,8 @@ impl Op for LayerNorm {
             if let Some(slot) = of_x {
                 cpu::each_row(slot.add::<T>(), d, 16, #[inline(always)] |row, dx| {
                     let (z, dy) = (&z[row * d..][..d], &dy[row * d..][..d]);
-                    let (mut mean, mut along) = (T::ZERO, T::ZERO);
-                    for i in 0..d {
-                        mean += dy[i] * w[i];
-                        along += dy[i] * w[i] * z[i];
-                    }
-                    let (mean, along) = (mean * per, along * per);
+                    let mean = cpu::sum([dy, w], #[inline(always)] |[dy, w]| dy * w) * per;
+                    let along = cpu::sum([dy, w, z], #[inline(always)] |[dy, w, z]| dy * w * z) * per;
                     for i in 0..d {
                         dx[i] += (dy[i] * w[i] - mean - z[i] * along) * by[row];
                     }
@@ -123,6 +118,7 @@ impl<'t> Var<'t> {
 #[cfg(test)]
 mod tests {
     use crate::{Device, Tape, Tensor, gradcheck::gradcheck};
+    use approx::assert_abs_diff_eq;
 
     #[test]
     fn layer_norm_gradients() {
@@ -137,6 +133,6 @@ mod tests {
         let of = |shape: &[usize], values: &[f64]| tape.constant(Tensor::from_f64(&device, shape, values));
         let x = of(&[2, 2], &[1.0, 3.0, -4.0, -4.0]);
         let y = x.layer_norm(of(&[2], &[1.0, 2.0]), of(&[2], &[0.0, 0.5]), 1e-12).value().to_f64();
-        assert!(y.iter().zip([-1.0, 2.5, 0.0, 0.5]).all(|(y, wanted)| (y - wanted).abs() < 1e-6), "{y:?}");
+        assert_abs_diff_eq!(y[..], [-1.0, 2.5, 0.0, 0.5][..], epsilon = 1e-6);
     }
 }

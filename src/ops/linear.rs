@@ -1,4 +1,4 @@
-//! y = act(x·Wᵀ + b), with act the identity or tanh.
+//! y = act(x·Wᵀ + b), with act the identity, tanh or max(·, 0).
 
 use super::{
     Cost, Op,
@@ -9,6 +9,7 @@ use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
     gpu::{Arg, Gpu, Launch, args},
+    kernels::gemm::{RELU, TANH},
     matmul::{Matrix, product},
     real::Real,
     slot::{Slot, grad},
@@ -21,11 +22,17 @@ pub enum Activation {
     None,
     /// Hyperbolic tangent.
     Tanh,
+    /// max(x, 0); the gradient at 0 is 0.
+    Relu,
 }
 
 impl Activation {
     pub(super) fn arg(self) -> Arg {
-        Arg::Int((self == Activation::Tanh).into())
+        Arg::from(match self {
+            Activation::None => 0,
+            Activation::Tanh => TANH,
+            Activation::Relu => RELU,
+        })
     }
 }
 
@@ -58,6 +65,7 @@ pub(super) fn finish<T: Real>(y: &mut [T], bias: &[T], activation: Activation) {
         |_, row| match activation {
             Activation::None => row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b),
             Activation::Tanh => row.iter_mut().zip(bias).for_each(|(y, &b)| *y = (*y + b).tanh()),
+            Activation::Relu => row.iter_mut().zip(bias).for_each(|(y, &b)| *y = (*y + b).larger(T::ZERO)),
         },
     );
 }
@@ -65,16 +73,18 @@ pub(super) fn finish<T: Real>(y: &mut [T], bias: &[T], activation: Activation) {
 /// The gradient before the activation, given y and dy after it; and its sum over rows is added to the bias's slot.
 pub(super) fn undo<T: Real>(y: &[T], dy: &[T], activation: Activation, bias: &mut Option<Slot>, o: usize) -> Vec<T> {
     let mut dz = dy.to_vec();
-    if activation == Activation::Tanh {
-        cpu::each_block(
-            &mut dz,
-            #[inline(always)]
-            |at, dz| {
-                let n = dz.len();
-                dz.iter_mut().zip(&y[at..][..n]).for_each(|(dz, &y)| *dz *= T::ONE - y * y);
-            },
-        );
-    }
+    cpu::each_block(
+        if activation == Activation::None { &mut [] } else { &mut dz },
+        #[inline(always)]
+        |at, dz| {
+            let terms = dz.iter_mut().zip(&y[at..]);
+            match activation {
+                Activation::None => (),
+                Activation::Tanh => terms.for_each(|(dz, &y)| *dz *= T::ONE - y * y),
+                Activation::Relu => terms.for_each(|(dz, &y)| *dz = if y > T::ZERO { *dz } else { T::ZERO }),
+            }
+        },
+    );
     if let Some(slot) = bias {
         let db = slot.add::<T>();
         for row in dz.chunks(o) {
@@ -234,7 +244,7 @@ mod tests {
 
     #[test]
     fn linear_gradients() {
-        for activation in [Activation::None, Activation::Tanh] {
+        for activation in [Activation::None, Activation::Tanh, Activation::Relu] {
             assert!(gradcheck(&[&[3, 4], &[5, 4], &[5]], |_, x| x[0].linear(x[1], x[2], activation)) < 1e-7);
         }
         assert!(gradcheck(&[&[70, 65], &[90, 65], &[90]], |_, x| x[0].linear(x[1], x[2], Activation::None)) < 1e-7);

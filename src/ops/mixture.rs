@@ -291,7 +291,7 @@ mod tests {
         let one = z.mixture_logpdf(p, 5, 1, None).value().to_f64();
         let other =
             z.gaussian_logpdf(tape.constant(Tensor::from_f64(&device, &[3, 25], &gaussian)), 5, None).value().to_f64();
-        assert!(one.iter().zip(&other).all(|(a, b)| (a - b).abs() < 1e-12), "{one:?} {other:?}");
+        approx::assert_abs_diff_eq!(one[..], other[..], epsilon = 1e-12);
     }
 
     #[test]

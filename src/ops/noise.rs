@@ -6,6 +6,7 @@ use crate::{
     gpu::{Arg, Gpu, Launch, args},
     rng::{Rng, Stream},
 };
+use rand::distr::Distribution;
 
 impl Rng {
     /// Standard normal numbers of the given shape.
@@ -24,6 +25,18 @@ impl Rng {
             return self.draw(gpu, "uniform", Tensor::empty(device, shape), stream);
         }
         Tensor::from_f64(device, shape, &(0..n).map(|i| self.uniform(stream, i)).collect::<Vec<_>>())
+    }
+
+    /// Numbers of any distribution of the crates `rand` and `rand_distr`, drawn one after the other by [`Rng::generator`] on the host.
+    pub fn tensor(
+        &self,
+        device: &Device,
+        stream: Stream,
+        shape: &[usize],
+        distribution: impl Distribution<f64>,
+    ) -> Tensor {
+        let drawn = distribution.sample_iter(self.generator(stream)).take(shape.iter().product());
+        Tensor::from_f64(device, shape, &drawn.collect::<Vec<_>>())
     }
 
     fn draw(&self, gpu: &Gpu, kernel: &'static str, y: Tensor, stream: Stream) -> Tensor {

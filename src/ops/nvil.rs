@@ -124,6 +124,7 @@ fn launch(n: usize) -> Launch {
 mod tests {
     use super::*;
     use crate::Device;
+    use approx::assert_abs_diff_eq;
 
     #[test]
     fn the_signal_sums_the_divergence_from_each_step_on() {
@@ -136,9 +137,8 @@ mod tests {
             assert_eq!(found.signal.to_f64(), [7.0, 3.0, 6.0, 0.0, 3.0, 0.0]);
             assert_eq!(found.raw.to_f64(), [6.0, 2.0, 4.0, 0.0, 3.0, 0.0]);
             // Mean and variance of 6, 2, 4, 3.
-            let running = found.running.to_f64();
-            assert!((running[0] - 3.75).abs() < 1e-6 && (running[1] - 2.1875).abs() < 1e-6, "{running:?}");
-            assert!((found.normalised.to_f64()[0] - 2.25 / 2.1875f64.sqrt()).abs() < 1e-6);
+            assert_abs_diff_eq!(found.running.to_f64()[..], [3.75, 2.1875][..], epsilon = 1e-6);
+            assert_abs_diff_eq!(found.normalised.to_f64()[0], 2.25 / 2.1875f64.sqrt(), epsilon = 1e-6);
         }
     }
 

@@ -122,6 +122,6 @@ mod tests {
         let layout = tape.constant(Tensor::from_f64(&device, &[1, 4], &[0.1, -0.2, 0.6, 0.3]));
         let moved = tape.constant(points).place_points(layout.affine()).value().to_f64();
         let want = [0.431233, 0.174846, 0.563605, 0.152988, 0.55, 0.4, 0.536395, 0.647012, 0.686498, 0.567834];
-        assert!(moved.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{moved:?}");
+        approx::assert_abs_diff_eq!(moved[..], want[..], epsilon = 1e-6);
     }
 }

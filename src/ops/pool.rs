@@ -44,6 +44,36 @@ impl Window {
         let first = from.saturating_sub(self.padding);
         (first..to.max(first), first + self.padding - from)
     }
+
+    /// Which windows of a row see a pixel in their column `j`, and the pixel that the first of them sees there.
+    #[inline(always)]
+    fn seen(self, j: usize, d: Dims) -> (Range<usize>, usize) {
+        let first = self.padding.saturating_sub(j).div_ceil(self.stride);
+        let last = (d.w + self.padding).saturating_sub(j).div_ceil(self.stride).min(d.columns);
+        let first = first.min(last);
+        (first..last, (first * self.stride + j).saturating_sub(self.padding))
+    }
+}
+
+/// The value x at `place` of a window takes the place of the largest before it.
+#[inline(always)]
+fn choose<T: Real>(x: T, place: T, y: &mut T, at: &mut T) {
+    let larger = x > *y || x.f64().is_nan();
+    *y = if larger { x } else { *y };
+    *at = if larger { place } else { *at };
+}
+
+/// The same for a row of windows, every `STRIDE` pixels.
+#[inline(always)]
+fn larger<T: Real, const STRIDE: usize>(pixels: &[T], place: T, y: &mut [T], at: &mut [T]) {
+    // Whole steps first, which are vectorised.
+    let n = y.len().min(pixels.len() / STRIDE);
+    for ((y, at), x) in y[..n].iter_mut().zip(&mut at[..n]).zip(pixels.chunks_exact(STRIDE)) {
+        choose(x[0], place, y, at);
+    }
+    for i in n..y.len() {
+        choose(pixels[i * STRIDE], place, &mut y[i], &mut at[i]);
+    }
 }
 
 struct Pool {
@@ -115,19 +145,25 @@ impl Op for Pool {
             if self.max {
                 let places: Vec<T> = (0..window.size * window.size).map(|i| T::of(i as f64)).collect();
                 let (y, at) = (y.slice_mut::<T>(), at[0].slice_mut::<T>());
-                cpu::each_row_of_two(y, at, d.columns, 4 * d.rows, #[inline(always)] |row, y, at| {
+                let lowest = T::of(f64::NEG_INFINITY);
+                cpu::each_row_of_two(y, at, [d.columns; 2], 4 * d.rows, #[inline(always)] |row, y, at| {
                     let (pixels, above) = pixels(row);
-                    for (c, (y, at)) in y.iter_mut().zip(at).enumerate() {
-                        let (columns, left) = window.place(c, d.w);
-                        let (mut most, mut which) = (pixels[columns.start], above * window.size + left);
-                        for (r, pixels) in pixels.chunks(d.w).enumerate() {
-                            for (j, &value) in pixels[columns.clone()].iter().enumerate() {
-                                if value > most || value.is_nan() {
-                                    (most, which) = (value, (above + r) * window.size + left + j);
+                    // Where all are −∞ it is the first of them.
+                    y.fill(lowest);
+                    at.iter_mut().enumerate().for_each(|(c, at)| *at = places[above * window.size + window.place(c, d.w).1]);
+                    for (r, pixels) in pixels.chunks(d.w).enumerate() {
+                        for j in 0..window.size {
+                            let (place, (columns, first)) = (places[(above + r) * window.size + j], window.seen(j, d));
+                            let (y, at) = (&mut y[columns.clone()], &mut at[columns]);
+                            match window.stride {
+                                1 => larger::<T, 1>(&pixels[first..], place, y, at),
+                                2 => larger::<T, 2>(&pixels[first..], place, y, at),
+                                stride => {
+                                    let pixels = pixels[first..].iter().step_by(stride);
+                                    y.iter_mut().zip(at).zip(pixels).for_each(|((y, at), &x)| choose(x, place, y, at));
                                 }
                             }
                         }
-                        (*y, *at) = (most, places[which]);
                     }
                 });
             } else {
@@ -161,19 +197,28 @@ impl Op for Pool {
         on_device!(cx, T => {
             let (dy, share, at) = (dy.slice::<T>(), T::of(self.share()), y.get(1).map(Tensor::slice::<T>));
             let windows = d.rows * d.columns;
+            // Where a place of a window is, from the window's corner on.
+            let places: Vec<usize> = (0..window.size * window.size).map(|i| i / window.size * d.w + i % window.size).collect();
+            let over = window.padding * (d.w + 1);
             cpu::each_row(slot.add::<T>(), d.h * d.w, 4, #[inline(always)] |plane, dx| {
-                for (i, &dy) in dy[plane * windows..][..windows].iter().enumerate() {
-                    let (r, c) = (i / d.columns, i % d.columns);
-                    match at {
-                        Some(at) => {
-                            let place = at[plane * windows + i].f64() as usize;
-                            let row = r * window.stride + place / window.size - window.padding;
-                            dx[row * d.w + c * window.stride + place % window.size - window.padding] += dy;
+                let rows = dy[plane * windows..][..windows].chunks(d.columns).enumerate();
+                match at {
+                    Some(at) => {
+                        for ((r, dy), at) in rows.zip(at[plane * windows..].chunks(d.columns)) {
+                            let corner = r * window.stride * d.w;
+                            for (c, (&dy, at)) in dy.iter().zip(at).enumerate() {
+                                dx[corner + c * window.stride + places[at.f64() as usize] - over] += dy;
+                            }
                         }
-                        None => {
-                            let (rows, columns) = (window.place(r, d.h).0, window.place(c, d.w).0);
-                            for dx in dx[rows.start * d.w..rows.end * d.w].chunks_mut(d.w) {
-                                dx[columns.clone()].iter_mut().for_each(|dx| *dx += dy * share);
+                    }
+                    None => {
+                        for (r, dy) in rows {
+                            let rows = window.place(r, d.h).0;
+                            for (c, &dy) in dy.iter().enumerate() {
+                                let columns = window.place(c, d.w).0;
+                                for dx in dx[rows.start * d.w..rows.end * d.w].chunks_mut(d.w) {
+                                    dx[columns.clone()].iter_mut().for_each(|dx| *dx += dy * share);
+                                }
                             }
                         }
                     }

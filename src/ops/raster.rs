@@ -37,35 +37,6 @@ impl<'t> Var<'t> {
     }
 }
 
-/// Σ f(xs[k][i]) over i, always in the same order: lane by lane, then across the lanes.
-#[inline(always)]
-pub(super) fn sum<T: Real, const K: usize>(xs: [&[T]; K], f: impl Fn([T; K]) -> T) -> T {
-    let parts = xs.map(
-        #[inline(always)]
-        |x| x.as_chunks::<LANES>(),
-    );
-    let mut lanes = [T::ZERO; LANES];
-    for b in 0..parts[0].0.len() {
-        let blocks: [&[T; LANES]; K] = std::array::from_fn(
-            #[inline(always)]
-            |k| &parts[k].0[b],
-        );
-        for (l, lane) in lanes.iter_mut().enumerate() {
-            *lane += f(std::array::from_fn(
-                #[inline(always)]
-                |k| blocks[k][l],
-            ));
-        }
-    }
-    for (i, lane) in lanes.iter_mut().enumerate().take(parts[0].1.len()) {
-        *lane += f(std::array::from_fn(
-            #[inline(always)]
-            |k| parts[k].1[i],
-        ));
-    }
-    lanes.into_iter().sum()
-}
-
 /// out[r,c] = Σ_k a[k·ak + r·ar]·b[k,c] for r < rows (rounded up to [`ROWS`]) and c < stride; `out` and `b` have rows of `stride`.
 #[inline(always)]
 fn product<T: Real>(

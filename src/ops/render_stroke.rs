@@ -19,7 +19,7 @@ use super::{
     live::is_live,
     max_norm::divisor,
     place_points::{count, place, place_backward},
-    raster::{Raster, TOGETHER, add_columns, sum},
+    raster::{Raster, TOGETHER, add_columns},
     size,
     stn::Sampler,
 };
@@ -189,7 +189,7 @@ impl<'a, T: Real> Brush<'a, T> {
         let rows = sheet.ink.chunks_exact_mut(stride).take(side);
         match self.set.placement {
             Placement::Points => {
-                dpen[1] = -sum(
+                dpen[1] = -cpu::sum(
                     [&*dplaced, raw],
                     #[inline(always)]
                     |[d, raw]| d * raw,
@@ -202,7 +202,7 @@ impl<'a, T: Real> Brush<'a, T> {
                 self.sampler.pad(raw, side, padded);
                 dpadded.fill(T::ZERO);
                 dmatrix.copy_from_slice(&self.sampler.sample_backward(matrix, padded, dplaced, Some(dpadded)));
-                dpen[1] = -sum(
+                dpen[1] = -cpu::sum(
                     [&*dpadded, &*padded],
                     #[inline(always)]
                     |[d, raw]| d * raw,

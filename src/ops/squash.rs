@@ -165,6 +165,7 @@ impl Op for Squash {
 mod tests {
     use super::*;
     use crate::{Tape, gradcheck::gradcheck};
+    use approx::assert_abs_diff_eq;
     use std::f64::consts::FRAC_PI_4;
 
     #[test]
@@ -187,22 +188,17 @@ mod tests {
                 let raw = tape.constant(Tensor::full(&device, &[1, 10], a));
                 raw.squash(&Squash::layout_prior(1)).value().to_f64()
             };
-            let close = |found: Vec<f64>, wanted: [f64; 10]| {
-                assert!(found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?} {wanted:?}");
-            };
-            close(squashed(0.0), [0.0, 0.0, 0.0, 0.625, 0.0, 0.5, 0.5, 0.5, 0.5, 0.0]);
-            close(squashed(80.0), [80.0, 0.8, 0.8, 1.0, FRAC_PI_4, 1.0, 1.0, 1.0, 1.0, 1.0]);
-            close(squashed(-80.0), [-80.0, -0.8, -0.8, 0.25, -FRAC_PI_4, 1e-9, 1e-9, 1e-9, 1e-9, -1.0]);
+            let close = |found: Vec<f64>, wanted: &[f64]| assert_abs_diff_eq!(found[..], *wanted, epsilon = 1e-6);
+            close(squashed(0.0), &[0.0, 0.0, 0.0, 0.625, 0.0, 0.5, 0.5, 0.5, 0.5, 0.0]);
+            close(squashed(80.0), &[80.0, 0.8, 0.8, 1.0, FRAC_PI_4, 1.0, 1.0, 1.0, 1.0, 1.0]);
+            close(squashed(-80.0), &[-80.0, -0.8, -0.8, 0.25, -FRAC_PI_4, 1e-9, 1e-9, 1e-9, 1e-9, -1.0]);
             let curved = |a: f64| {
                 let raw = tape.constant(Tensor::full(&device, &[1, 2], a));
                 raw.squash(&Squash::new(&[(1, Above(0.5)), (1, Tanh)])).value().to_f64()
             };
-            let close = |found: Vec<f64>, wanted: [f64; 2]| {
-                assert!(found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?} {wanted:?}");
-            };
-            close(curved(0.0), [0.5 + std::f64::consts::LN_2, 0.0]);
-            close(curved(80.0), [80.5, 1.0]);
-            close(curved(-80.0), [0.5, -1.0]);
+            close(curved(0.0), &[0.5 + std::f64::consts::LN_2, 0.0]);
+            close(curved(80.0), &[80.5, 1.0]);
+            close(curved(-80.0), &[0.5, -1.0]);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! y = tanh(x/ω)        dx = dy·(1 − y²)/ω        dω = −Σ dy·(1 − y²)·x/ω²
 //! ```
 
-use super::{Op, raster::sum};
+use super::Op;
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
@@ -62,7 +62,7 @@ impl Op for TanhRatio {
             if let Some(slot) = &mut dx[1] {
                 cpu::each_row(slot.add::<T>(), 1, 8, #[inline(always)] |i, dslope| {
                     let [x, y, dy] = [x, y, dy].map(#[inline(always)] |all| &all[image * i..][..image]);
-                    let terms = sum([x, y, dy], #[inline(always)] |[x, y, dy]| dy * (T::ONE - y * y) * x);
+                    let terms = cpu::sum([x, y, dy], #[inline(always)] |[x, y, dy]| dy * (T::ONE - y * y) * x);
                     dslope[0] += -terms / (slope[i] * slope[i]);
                 });
             }

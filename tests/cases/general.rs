@@ -3,7 +3,7 @@
 use super::{Case, normal, uniform};
 use dood::{
     MathMode, Var,
-    ops::{Keep, Window},
+    ops::{Keep, Moments, Window},
     rng::{Rng, Stream},
 };
 
@@ -136,6 +136,10 @@ pub fn small() -> Vec<Case> {
         pooling(&[2, 3, 7, 5], overlapping, true),
         pooling(&[2, 3, 7, 5], overlapping, false),
         pooling(&[4, 5], Window { size: 2, stride: 1, padding: 0 }, true),
+        batch_norm(&[3, 4, 5, 7]),
+        batch_norm(&[37, 35]),
+        batch_norm(&[2, 3, 1100]),
+        batch_norm_by(&[3, 4, 5]),
         Case::new("dropout by half", &[&[5, 3, 50]], |_, x, _| x[0].dropout(random(0.5))),
         Case::new("dropout by a fifth", &[&[7, 33]], |_, x, _| x[0].dropout(random(0.2))),
         Case::new("softmax", &[&[4, 3, 40]], |_, x, _| x[0].softmax()),
@@ -146,6 +150,22 @@ pub fn small() -> Vec<Case> {
         classes(3, 300),
     ]);
     cases
+}
+
+fn batch_norm(shape: &[usize]) -> Case {
+    let c = shape[1];
+    Case::new(format!("batch_norm {shape:?}"), &[shape, &[c], &[c]], |_, x, _| x[0].batch_norm(x[1], x[2], 1e-5).0)
+}
+
+/// By moments that are given.
+fn batch_norm_by(shape: &[usize]) -> Case {
+    let c = shape[1];
+    Case::new(format!("batch_norm {shape:?} by given moments"), &[shape, &[c], &[c]], |_, x, constants| {
+        let moments = Moments { mean: constants[0].clone(), variance: constants[1].clone() };
+        x[0].batch_norm_by(&moments, x[1], x[2], 1e-5)
+    })
+    .with_constant(&[c], normal(36, &[c], 0.0, 1.0))
+    .with_constant(&[c], uniform(37, &[c], 0.3, 3.0))
 }
 
 /// The layers of `examples/classify`, and scores of a larger problem.
@@ -164,7 +184,10 @@ pub fn sized(n: usize) -> Vec<Case> {
         one("sum_over", &[n, 64, 256], |x| x.sum_over(&[1])),
         one("max_over", &[n, 64, 256], |x| x.max_over(&[2])),
         Case::new("layer_norm", &[&[n, 64, 256], &[256], &[256]], |_, x, _| x[0].layer_norm(x[1], x[2], 1e-5)),
+        batch_norm(&[n, 16, 28, 28]),
+        batch_norm_by(&[n, 16, 28, 28]),
         product(&[512, 512], &[512, 512], "nn"),
+        product(&[n, 1024], &[1024, 1024], "nn"),
         product(&[n, 64, 64], &[n, 64, 64], "nt"),
         classes(n, 1000),
     ]

@@ -73,12 +73,13 @@ fn largest(fused: bool) -> Case {
 }
 
 pub fn small() -> Vec<Case> {
-    use Activation::{None, Tanh};
+    use Activation::{None, Relu, Tanh};
     let (tf32, bf16) = (MathMode::Tf32, MathMode::Bf16);
     vec![
         // Small tiles: whole, with tails, and smaller than one; rows that cannot be read 16 bytes at a time.
         linear([64, 64, 32], Tanh),
         linear([33, 70, 41], None),
+        linear([33, 70, 41], Relu),
         linear([1, 1, 1], Tanh),
         linear([3, 257, 10], Tanh),
         linear([40, 36, 65], Tanh).with_math(tf32, 2e-3),
@@ -89,12 +90,15 @@ pub fn small() -> Vec<Case> {
         linear([2050, 12, 12], Tanh),
         linear([2050, 12, 12], Tanh).with_math(tf32, 2e-3),
         linear([2050, 12, 12], Tanh).with_math(bf16, 2e-2),
+        linear([2050, 12, 12], Relu),
         linear([6, 4100, 12], Tanh),
+        linear([6, 4100, 12], Relu).with_math(tf32, 2e-3),
         linear([66, 4100, 36], Tanh).with_math(tf32, 2e-3),
         linear([66, 4100, 36], Tanh).with_math(bf16, 2e-2),
         // Parts of small tiles.
         linear([3, 4099, 5], Tanh),
         calls(5, 131, 6, Tanh),
+        calls(5, 131, 6, Relu),
         calls(5, 131, 6, None).with_math(tf32, 2e-3),
         calls(5, 4100, 8, Tanh).with_math(tf32, 2e-3),
         calls(5, 4100, 8, Tanh).with_math(bf16, 2e-2),

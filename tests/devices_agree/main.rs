@@ -147,7 +147,7 @@ fn open(dtype: DType, math: MathMode, naive: bool) -> Device {
 }
 
 /// The ops whose optimised kernels have plain twins.
-const TWINS: [&str; 6] = ["linear", "dropout_linear", "matmul", "conv_pair", "render_stroke", "stn"];
+const TWINS: [&str; 7] = ["linear", "dropout_linear", "matmul", "conv_pair", "batch_norm", "render_stroke", "stn"];
 
 /// Which of [`TWINS`] a case is about: its first word. The tensor cores have no twin.
 fn twin(case: &Case) -> Option<usize> {
