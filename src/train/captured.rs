@@ -366,8 +366,6 @@ impl Trainer {
     fn record(&mut self, on: &OnGpu, batch: usize) {
         let device = self.params.device().clone();
         let (gpu, at) = (&on.gpu, self.running.iteration);
-        // What follows the backward needs memory of the step, too.
-        let _step = device.step();
         let tape = Tape::new(&self.params);
         let part = self.part_of(batch);
         let (steps, loss) = self.recognise_and_lose(on, &tape, &part);
