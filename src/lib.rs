@@ -57,8 +57,8 @@
 //! ```text
 //! ground   error observer files dtype real kernels rng cpu matmul
 //! card     ranks gpu
-//! engine   device tensor slot op profile params tape
-//! parts    ops gradcheck extend optim nn
+//! engine   device tensor slot op profile replay params tape
+//! parts    ops gradcheck extend optim ascent nn
 //! paper    model
 //! work     data checkpoint figures metrics refine measure eval train
 //! ```
@@ -69,6 +69,7 @@
 //! program: they panic with the op's name and the shapes.
 #![warn(missing_docs)]
 
+mod ascent;
 pub mod checkpoint;
 mod cpu;
 pub mod data;
@@ -100,11 +101,16 @@ pub mod profile;
 pub mod ranks;
 mod real;
 pub mod refine;
+mod replay;
 pub mod rng;
 mod slot;
 mod tape;
 mod tensor;
 pub mod train;
+
+#[cfg(all(test, unix, feature = "cuda"))]
+#[path = "../tests/common/stand_in.rs"]
+mod stand_in;
 
 pub use device::{Device, Place};
 pub use dtype::{DType, MathMode};

@@ -2,10 +2,11 @@
 //! what it draws and how many strokes that takes.
 
 use crate::{
-    Device, Observer, Params, Result, Tape, Tensor, Var,
+    Device, Observer, Params, Result, Tape, Tensor,
     data::Images,
     model::{Model, Noise, Pass, Step},
-    refine::refine,
+    refine::{Moves, refine},
+    replay::Replay,
     rng::Rng,
 };
 use serde::{Deserialize, Deserializer, Serialize};
@@ -67,22 +68,18 @@ impl Tally {
     }
 }
 
-/// Some images drawn several times each, before the tape is gone.
-pub(crate) struct Round<'t> {
+/// Some images drawn several times each.
+pub(crate) struct Round {
     /// Which of all images is the first of them.
     pub(crate) first: usize,
     /// How many images they are.
     pub(crate) count: usize,
     particles: usize,
-    /// The strokes of all drawings, particle-major.
-    pub(crate) steps: Vec<Step<'t>>,
-    /// log p(x | canvas) of every drawing.
-    pub(crate) log_likelihood: Tensor,
-    /// The same, log weight and strokes of every drawing.
+    /// log p(x | canvas), log weight and strokes of every drawing, particle-major.
     numbers: [Vec<f64>; 3],
 }
 
-impl Round<'_> {
+impl Round {
     /// The drawings of image `i` of these, as rows of everything else.
     pub(crate) fn rows(&self, i: usize) -> impl Iterator<Item = usize> {
         let count = self.count;
@@ -136,30 +133,68 @@ impl Protocol {
     }
 }
 
-/// log p(x | canvas), log weight and strokes of every drawing, whose end was sampled.
-fn sampled(log_likelihood: &Tensor, steps: &[Step]) -> [Vec<f64>; 3] {
-    let likelihoods = log_likelihood.to_f64();
-    let (mut log_weight, mut drawn) = (likelihoods.clone(), vec![0.0; likelihoods.len()]);
-    for step in steps {
-        log_weight.iter_mut().zip(step.kl().value().to_f64()).for_each(|(weight, kl)| *weight -= kl);
-        drawn.iter_mut().zip(step.after.z.onoff.value().to_f64()).for_each(|(sum, on)| *sum += on);
+/// What drawings of x say of it, as they lie on the device.
+struct Found(Vec<Tensor>);
+
+impl Found {
+    fn of(ends: Ends, model: &Model, x: &Tensor, steps: &[Step]) -> Self {
+        let each = |value: fn(&Step) -> Tensor| steps.iter().map(value);
+        match ends {
+            Ends::Sampled => {
+                let mut all = vec![model.log_likelihood(x, steps).value()];
+                all.extend(each(|step| step.kl().value()));
+                all.extend(each(|step| step.after.z.onoff.value()));
+                Found(all)
+            }
+            Ends::All => {
+                let ends = model.log_likelihoods(x, steps).value();
+                let rows = x.shape()[0];
+                let mut all: Vec<Tensor> = (0..=steps.len()).map(|t| ends.window(t * rows, &[rows])).collect();
+                all.extend(each(|step| step.onoff_prob.value()));
+                all.extend(each(|step| step.scored_prob().value()));
+                all.extend(each(|step| step.kl_of_stroke().value()));
+                Found(all)
+            }
+        }
     }
-    [likelihoods, log_weight, drawn]
+}
+
+/// log p(x | canvas), log weight and strokes of every drawing.
+fn read(ends: Ends, model: &Model, found: &[Vec<f64>]) -> [Vec<f64>; 3] {
+    match ends {
+        Ends::Sampled => sampled(found),
+        Ends::All => all_ends(model, found),
+    }
+}
+
+/// Of drawings whose end was sampled.
+fn sampled(found: &[Vec<f64>]) -> [Vec<f64>; 3] {
+    let (likelihoods, steps) = found.split_first().expect("the likelihood is first");
+    let (kls, onoffs) = steps.split_at(steps.len() / 2);
+    let (mut log_weight, mut drawn) = (likelihoods.clone(), vec![0.0; likelihoods.len()]);
+    kls.iter().for_each(|kl| log_weight.iter_mut().zip(kl).for_each(|(weight, kl)| *weight -= kl));
+    onoffs.iter().for_each(|on| drawn.iter_mut().zip(on).for_each(|(sum, on)| *sum += on));
+    [likelihoods.clone(), log_weight, drawn]
 }
 
 /// log p(x | canvas), log weight and strokes of every drawing over all its ends ([`Ends::All`]): the likelihood and the strokes as q
 /// expects them. `steps` are of a pass that holds.
 pub fn over_ends(model: &Model, x: &Tensor, steps: &[Step]) -> [Vec<f64>; 3] {
-    let n = x.shape()[0];
+    let Found(found) = Found::of(Ends::All, model, x, steps);
+    all_ends(model, &found.iter().map(Tensor::to_f64).collect::<Vec<_>>())
+}
+
+fn all_ends(model: &Model, found: &[Vec<f64>]) -> [Vec<f64>; 3] {
+    let (strokes, n) = (found.len() / 4, found[0].len());
+    let (ends, steps) = found.split_at(strokes + 1);
     let eps = model.config.bernoulli_eps;
-    let chance = |p: Var| p.value().to_f64().into_iter().map(|p| p.clamp(eps, 1.0 - eps)).collect::<Vec<f64>>();
-    let ends = model.log_likelihoods(x, steps).value().to_f64();
+    let chance = |p: f64| p.clamp(eps, 1.0 - eps);
     let [mut likelihood, mut most, mut sum, mut drawn] = [0.0, f64::NEG_INFINITY, 0.0, 0.0].map(|x| vec![x; n]);
     // Probability of q to come this far, and log p − log q of what was drawn until here.
     let (mut reach, mut so_far) = (vec![1.0; n], vec![0.0; n]);
     let mut end = |t: usize, i: usize, q: f64, log_weight: f64| {
-        let weight = ends[t * n + i] + log_weight;
-        likelihood[i] += q * ends[t * n + i];
+        let weight = ends[t][i] + log_weight;
+        likelihood[i] += q * ends[t][i];
         drawn[i] += q * t as f64;
         if weight > most[i] {
             (sum[i], most[i]) = (sum[i] * (most[i] - weight).exp() + 1.0, weight);
@@ -167,77 +202,154 @@ pub fn over_ends(model: &Model, x: &Tensor, steps: &[Step]) -> [Vec<f64>; 3] {
             sum[i] += (weight - most[i]).exp();
         }
     };
-    for (t, step) in steps.iter().enumerate() {
-        let (p, prior, kl) =
-            (chance(step.onoff_prob), chance(step.scored_prob()), step.kl_of_stroke().value().to_f64());
+    for t in 0..strokes {
+        let [p, prior, kl] = [0, 1, 2].map(|k| &steps[k * strokes + t]);
         for i in 0..n {
-            end(t, i, reach[i] * (1.0 - p[i]), so_far[i] + (1.0 - prior[i]).ln());
-            reach[i] *= p[i];
-            so_far[i] += prior[i].ln() - kl[i];
+            let (p, prior) = (chance(p[i]), chance(prior[i]));
+            end(t, i, reach[i] * (1.0 - p), so_far[i] + (1.0 - prior).ln());
+            reach[i] *= p;
+            so_far[i] += prior.ln() - kl[i];
         }
     }
-    (0..n).for_each(|i| end(steps.len(), i, reach[i], so_far[i]));
+    (0..n).for_each(|i| end(strokes, i, reach[i], so_far[i]));
     let log_weight = most.iter().zip(&sum).map(|(most, sum)| most + sum.ln()).collect();
     [likelihood, log_weight, drawn]
 }
 
-/// How many drawings a pass holds at most, to bound its memory: as many as caches like, or as fill a GPU.
-fn rows_at_once(device: &Device) -> usize {
+/// As many drawings as caches like, or as fill a GPU.
+pub(crate) fn at_once(device: &Device) -> usize {
     if device.gpu().is_some() { 1024 } else { 64 }
 }
 
-/// Draws each of `count` images as `protocol` has it in at most `strokes` strokes, dropout off, some at a time; `images` gives a range
-/// of them as `[B, H, W]`. Every drawing that is made is told to `observer`, which may stop it.
-pub(crate) fn draw(
-    (model, params): (&Model, &Params),
-    (count, images): (usize, &dyn Fn(Range<usize>) -> Tensor),
-    (protocol, strokes): (Protocol, usize),
-    rng: Rng,
-    observer: &dyn Observer,
-    visit: &mut dyn FnMut(&Round),
-) -> Result<()> {
-    let particles = protocol.particles.max(1);
-    let mut pass_number = rng.step;
-    let device = params.device();
-    let at_once = rows_at_once(device);
-    let together = (at_once / particles).max(1);
-    // Refinement is for many images at once, however many particles follow.
-    for block in (0..count).step_by(at_once / together * together) {
-        let block = block..count.min(block + at_once / together * together);
-        let moves = match protocol.refine {
-            0 => None,
-            updates => {
-                let own = Rng::new(!rng.seed, block.start as u64 * updates as u64);
-                Some(refine((model, params), &images(block.clone()), (strokes, updates), own, observer)?)
-            }
-        };
-        for first in block.clone().step_by(together) {
-            let images = images(first..block.end.min(first + together));
-            for done in (0..particles).step_by(at_once) {
-                observer.go_on()?;
-                let particles = at_once.min(particles - done);
-                let (count, x) = (images.shape()[0], Tensor::stack(&vec![images.clone(); particles]));
-                let rows = particles * count;
-                let x = x.reshape(&[&[rows], &images.shape()[1..]].concat());
-                let noise = Noise::for_strokes(model, device, (strokes, rows), Rng::new(rng.seed, pass_number));
-                let hold = protocol.ends == Ends::All;
-                let pass = Pass { hold, copies: particles, ..Pass::plain(noise) };
-                let tape = Tape::eval(params);
-                let moved = moves.as_ref().map(|moves| moves.of(&tape, (first - block.start, count), particles));
-                let steps = model.recognise_moved(&tape, &x, &pass, moved.unwrap_or_default());
-                let log_likelihood = model.log_likelihood(&x, &steps).value();
-                let numbers = match protocol.ends {
-                    Ends::Sampled => sampled(&log_likelihood, &steps),
-                    Ends::All => over_ends(model, &x, &steps),
-                };
-                device.check()?;
-                visit(&Round { first, count, particles, steps, log_likelihood, numbers });
-                observer.advance(rows as u64);
-                pass_number = pass_number.wrapping_add(1);
+/// Images that are drawn several times each, and how.
+pub(crate) struct Draw<'a> {
+    /// The model, and its parameters.
+    pub(crate) artist: (&'a Model, &'a Params),
+    /// How many images, and a range of them as `[B, H, W]`.
+    pub(crate) images: (usize, &'a dyn Fn(Range<usize>) -> Tensor),
+    /// Dropout is off.
+    pub(crate) protocol: Protocol,
+    /// At most so many in a drawing.
+    pub(crate) strokes: usize,
+    pub(crate) rng: Rng,
+    /// A pass holds at most so many, to bound its memory.
+    pub(crate) at_once: usize,
+}
+
+/// Some of the images, for a pass that draws each of them so many times.
+struct Lot<'a> {
+    first: usize,
+    images: Tensor,
+    particles: usize,
+    /// Of the images from a number on, if they were refined.
+    moves: Option<(&'a Moves, usize)>,
+    /// The number of the pass.
+    number: u64,
+}
+
+impl Draw<'_> {
+    /// Goes over all images, some at a time, as often as it takes. Every drawing is told to `observer`, which may stop it.
+    fn lots(&self, observer: &dyn Observer, pass: &mut dyn FnMut(&Lot) -> Result<()>) -> Result<()> {
+        let ((model, params), (count, images), rng, at_once) = (self.artist, self.images, self.rng, self.at_once);
+        let particles = self.protocol.particles.max(1);
+        let mut number = rng.step;
+        let together = (at_once / particles).max(1);
+        // Refinement is for many images at once, however many particles follow.
+        for block in (0..count).step_by(at_once / together * together) {
+            let block = block..count.min(block + at_once / together * together);
+            let moves = match self.protocol.refine {
+                0 => None,
+                updates => {
+                    let own = Rng::new(!rng.seed, block.start as u64 * updates as u64);
+                    Some(refine((model, params), &images(block.clone()), (self.strokes, updates), own, observer)?)
+                }
+            };
+            for first in block.clone().step_by(together) {
+                let images = images(first..block.end.min(first + together));
+                for done in (0..particles).step_by(at_once) {
+                    observer.go_on()?;
+                    let particles = at_once.min(particles - done);
+                    let moves = moves.as_ref().map(|moves| (moves, first - block.start));
+                    pass(&Lot { first, images: images.clone(), particles, moves, number })?;
+                    observer.advance((particles * images.shape()[0]) as u64);
+                    number = number.wrapping_add(1);
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
+
+    /// The drawings of a lot as pass `number`, particle-major, and what they are of.
+    fn steps<'t>(&self, tape: &'t Tape<'t>, lot: &Lot, number: u64) -> (Tensor, Vec<Step<'t>>) {
+        let ((model, params), particles, images) = (self.artist, lot.particles, &lot.images);
+        let (count, x) = (images.shape()[0], Tensor::stack(&vec![images.clone(); particles]));
+        let rows = particles * count;
+        let x = x.reshape(&[&[rows], &images.shape()[1..]].concat());
+        let noise = Noise::for_strokes(model, params.device(), (self.strokes, rows), Rng::new(self.rng.seed, number));
+        let hold = self.protocol.ends == Ends::All;
+        let pass = Pass { hold, copies: particles, ..Pass::plain(noise) };
+        let moved = lot.moves.map(|(moves, from)| moves.of(tape, (from, count), particles));
+        let steps = model.recognise_moved(tape, &x, &pass, moved.unwrap_or_default());
+        (x, steps)
+    }
+
+    fn round(&self, lot: &Lot, found: &[Vec<f64>]) -> Round {
+        let numbers = read(self.protocol.ends, self.artist.0, found);
+        Round { first: lot.first, count: lot.images.shape()[0], particles: lot.particles, numbers }
+    }
+
+    /// Draws, and shows every round with its strokes and log p(x | canvas) before they are gone.
+    pub(crate) fn look(&self, observer: &dyn Observer, see: &mut dyn FnMut(&Round, &[Step], &Tensor)) -> Result<()> {
+        let (model, params) = self.artist;
+        self.lots(observer, &mut |lot| {
+            let tape = Tape::eval(params);
+            let (x, steps) = self.steps(&tape, lot, lot.number);
+            let Found(found) = Found::of(self.protocol.ends, model, &x, &steps);
+            let round = self.round(lot, &found.iter().map(Tensor::to_f64).collect::<Vec<_>>());
+            params.device().check()?;
+            see(&round, &steps, &found[0]);
+            Ok(())
+        })
+    }
+
+    /// Draws for the numbers alone; on a GPU passes of the same size are replays of one.
+    pub(crate) fn numbers(&self, observer: &dyn Observer, see: &mut dyn FnMut(&Round)) -> Result<()> {
+        let (model, params) = self.artist;
+        let device = params.device();
+        if device.gpu().is_none() || self.protocol.refine > 0 {
+            return self.look(observer, &mut |round, _, _| see(round));
+        }
+        let columns = match self.protocol.ends {
+            Ends::Sampled => 1 + 2 * self.strokes,
+            Ends::All => 1 + 4 * self.strokes,
+        };
+        let mut replay = Replay::new(device);
+        // What is drawn, and where it is left what was found.
+        let mut places: Option<(Lot, Tensor)> = None;
+        self.lots(observer, &mut |lot| {
+            let rows = lot.particles * lot.images.shape()[0];
+            let same = |(place, _): &&(Lot, Tensor)| {
+                place.images.shape() == lot.images.shape() && place.particles == lot.particles
+            };
+            if places.as_ref().filter(same).is_none() {
+                replay.forget();
+                let images = Tensor::empty(device, lot.images.shape());
+                places = Some((Lot { images, moves: None, ..*lot }, Tensor::empty(device, &[columns, rows])));
+            }
+            let (place, table) = places.as_ref().expect("there are some by now");
+            place.images.copy_on_gpu(&lot.images);
+            replay.run(lot.number, 1, &mut |number| {
+                let tape = Tape::eval(params);
+                let (x, steps) = self.steps(&tape, place, number);
+                let Found(found) = Found::of(self.protocol.ends, model, &x, &steps);
+                found.iter().enumerate().for_each(|(k, found)| table.rows(k, 1).copy_on_gpu(found));
+            })?;
+            let found: Vec<Vec<f64>> = table.to_f64().chunks(rows).map(<[f64]>::to_vec).collect();
+            device.check()?;
+            see(&self.round(lot, &found));
+            Ok(())
+        })
+    }
 }
 
 /// Draws the images `which` of a set as `protocol` has it and scores them, in that order.
@@ -254,7 +366,10 @@ pub fn measure(
 ) -> Result<Vec<Score>> {
     let mut tallies = vec![Tally::new(); which.len()];
     let some = |range: Range<usize>| pixels(images, which[range].iter().copied(), params.device());
-    draw((model, params), (which.len(), &some), (protocol, model.config.strokes), rng, observer, &mut |round| {
+    let images = (which.len(), &some as &dyn Fn(Range<usize>) -> Tensor);
+    let (strokes, at_once) = (model.config.strokes, at_once(params.device()));
+    let draw = Draw { artist: (model, params), images, protocol, strokes, rng, at_once };
+    draw.numbers(observer, &mut |round| {
         (0..round.count).for_each(|i| round.tally(i, &mut tallies[round.first + i]));
     })?;
     Ok(tallies.iter().map(Tally::score).collect())
@@ -335,6 +450,60 @@ impl Measured {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        data::synthetic,
+        model::{Config, Start},
+        observer::Silent,
+        ops::Placement,
+    };
+
+    /// Nine images, three drawings each, by passes of two images: a small one is left at the end.
+    fn drawn(device: &Device, ends: Ends, replayed: bool) -> Vec<[Vec<f64>; 3]> {
+        let config = Config { samples: 20, ..Config::tiny(Placement::Points) };
+        let (model, params) = Model::new(&config, Start::new(3), device).unwrap();
+        let set = synthetic::draw(9, config.image, 5);
+        let images = |range: Range<usize>| pixels(&set, range, device);
+        let draw = Draw {
+            artist: (&model, &params),
+            images: (set.len(), &images),
+            protocol: Protocol { ends, ..Protocol::published(3) },
+            strokes: 2,
+            rng: Rng::new(5, 8),
+            at_once: 6,
+        };
+        let mut found = vec![];
+        match replayed {
+            true => draw.numbers(&Silent, &mut |round| found.push(round.numbers.clone())),
+            false => draw.look(&Silent, &mut |round, _, _| found.push(round.numbers.clone())),
+        }
+        .unwrap_or_else(|e| panic!("{e}"));
+        found
+    }
+
+    #[cfg(all(unix, feature = "cuda"))]
+    #[test]
+    fn passes_of_a_gpu_are_replayed_and_nothing_changes_by_it() {
+        use crate::{DType, MathMode, stand_in};
+        if let Err(why) = stand_in::install() {
+            return println!("{why}");
+        }
+        let _alone = stand_in::alone();
+        let device = Device::cuda(0, DType::F64, MathMode::F32).unwrap();
+        for ends in [Ends::Sampled, Ends::All] {
+            let launched = device.launches();
+            let replayed = drawn(&device, ends, true);
+            let few = device.launches() - launched;
+            assert_eq!(replayed.len(), 5);
+            assert_eq!(replayed, drawn(&device, ends, false), "{ends:?}");
+            let many = device.launches() - launched - few;
+            // The first pass is launched, the second captured, and the last one has a size of its own.
+            assert!(10 * few < 7 * many, "{few} {many}");
+            let flat = |rounds: &[[Vec<f64>; 3]]| rounds.as_flattened().concat();
+            for (gpu, cpu) in flat(&replayed).iter().zip(flat(&drawn(&Device::cpu_f64(), ends, true))) {
+                assert!((gpu - cpu).abs() < 1e-9 * cpu.abs().max(1.0), "{ends:?}: {gpu} {cpu}");
+            }
+        }
+    }
 
     fn score(weights: &[f64]) -> Score {
         let mut tally = Tally::new();

@@ -145,6 +145,11 @@ impl Params {
         self.window(&self.specs[id.index()])
     }
 
+    /// All of them, in declaration order.
+    pub fn ids(&self) -> impl Iterator<Item = ParamId> + use<> {
+        (0..self.specs.len() as u32).map(ParamId)
+    }
+
     /// Names, shapes and places, in declaration order.
     pub fn specs(&self) -> &[Spec] {
         &self.specs
@@ -214,6 +219,17 @@ impl Grads {
     #[track_caller]
     pub fn set(&mut self, id: ParamId, values: &[f64]) {
         put(&mut self.slab, &self.specs[id.index()], values);
+    }
+
+    /// Replaces the gradient of one parameter by one that is on the device already.
+    pub(crate) fn put(&mut self, id: ParamId, gradient: &Tensor) {
+        let range = self.specs[id.index()].range();
+        let device = self.slab.device().clone();
+        on_device!(
+            device,
+            T => self.slab.slice_mut::<T>()[range].copy_from_slice(gradient.slice()),
+            _gpu => self.slab.window(range.start, gradient.shape()).copy_on_gpu(gradient)
+        );
     }
 
     /// One flat array, laid out like [`Params::slab`].

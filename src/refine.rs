@@ -6,9 +6,10 @@
 //! without saying so.
 
 use crate::{
-    Device, Grads, Observer, ParamId, Params, ParamsBuilder, Result, Tape, Tensor, Var,
+    Device, Observer, ParamId, Params, ParamsBuilder, Result, Tape, Tensor,
+    ascent::Ascent,
     model::{Dropout, Model, Moved, Noise, Pass},
-    optim::{Adam, Schedule},
+    optim::Schedule,
     rng::Rng,
 };
 
@@ -33,12 +34,6 @@ impl Moves {
         };
         let nets = model.movable().into_iter().map(|(name, columns)| (name, steps(name, columns))).collect();
         Moves { nets, values: builder.build(device) }
-    }
-
-    /// On a tape, each as `lay` has it.
-    fn on<'t>(&self, lay: impl Fn(Tensor) -> Var<'t>) -> Moved<'t> {
-        let steps = |ids: &[ParamId]| ids.iter().map(|&id| lay(self.values.get(id))).collect();
-        Moved(self.nets.iter().map(|(name, ids)| (*name, steps(ids))).collect())
     }
 
     /// Takes back the moves of images that are drawn no better with them.
@@ -68,11 +63,13 @@ impl Moves {
 
     /// As constants, for `particles` drawings of each of `count` images from `first` on, particle-major.
     pub(crate) fn of<'t>(&self, tape: &'t Tape<'t>, (first, count): (usize, usize), particles: usize) -> Moved<'t> {
-        self.on(|value| {
+        let constant = |&id: &ParamId| {
+            let value = self.values.get(id);
             let columns = value.shape()[1];
             let repeated = Tensor::stack(&vec![value.rows(first, count); particles]);
             tape.constant(repeated.reshape(&[particles * count, columns]))
-        })
+        };
+        Moved(self.nets.iter().map(|(name, ids)| (*name, ids.iter().map(constant).collect())).collect())
     }
 }
 
@@ -89,18 +86,18 @@ pub fn refine(
     observer: &dyn Observer,
 ) -> Result<Moves> {
     let (device, images) = (params.device(), x.shape()[0]);
-    let mut moves = Moves::zeros(model, device, strokes, images);
+    let Moves { nets, values } = Moves::zeros(model, device, strokes, images);
     let schedule = Schedule { warmup: 0, updates: updates as u64, end: 0.1 };
-    let mut adam = Adam::new(&moves.values, &[RATE]).with_schedule(schedule);
-    let mut grads = Grads::zeros(&moves.values);
-    for update in 0..updates {
-        observer.go_on()?;
-        let noise = Noise::for_strokes(model, device, (strokes, images), Rng::new(rng.seed, rng.step + update as u64));
-        ascend((model, params), x, noise, &moves, &mut grads);
-        device.check()?;
-        adam.step(&mut moves.values, &grads);
-        observer.advance(images as u64);
-    }
+    let mut ascent = Ascent::new(values, &[RATE], schedule);
+    // The sum of all bounds, so that the step of an image is its own.
+    ascent.climb(params, updates, (observer, images), |update, tape, vars| {
+        let noise = Noise::for_strokes(model, device, (strokes, images), Rng::new(rng.seed, rng.step + update));
+        let mut vars = vars.iter().copied();
+        let moved = nets.iter().map(|(name, ids)| (*name, vars.by_ref().take(ids.len()).collect())).collect();
+        let steps = model.recognise_moved(tape, x, &lesson(model, noise), Moved(moved));
+        model.elbo(x, &steps).sum()
+    })?;
+    let mut moves = Moves { nets, values: ascent.finish() };
     moves.keep_what_helps((model, params), x, Rng::new(!rng.seed, rng.step));
     device.check()?;
     Ok(moves)
@@ -109,17 +106,6 @@ pub fn refine(
 /// How images are drawn to learn their moves.
 fn lesson(model: &Model, noise: Noise) -> Pass {
     Pass { baseline: false, ..model.lesson(noise, Dropout::Off) }
-}
-
-/// The gradients of the moves: those of the sum of all bounds, so that the step of an image is its own.
-fn ascend((model, params): (&Model, &Params), x: &Tensor, noise: Noise, moves: &Moves, grads: &mut Grads) {
-    let tape = Tape::frozen(params);
-    let moved = moves.on(|value| tape.input(value));
-    let steps = model.recognise_moved(&tape, x, &lesson(model, noise), moved.clone());
-    let found = tape.backward(model.elbo(x, &steps).sum() * -1.0, &mut Grads::none(params.device()));
-    for ((_, ids), (_, vars)) in moves.nets.iter().zip(&moved.0) {
-        ids.iter().zip(vars).for_each(|(&id, &var)| grads.set(id, &found.of(var).to_f64()));
-    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 //! dropout from (seed, step). So a run is reproducible to the bit from its seed, with any number of threads, and a resumed run is
 //! equal to one that never stopped.
 
-mod captured;
 mod folder;
 mod memory;
+mod on_gpu;
 mod options;
 mod report;
 mod run;
@@ -17,15 +17,15 @@ pub use report::Report;
 pub use run::{Ended, run};
 
 use crate::{
-    Device, Error, Grads, Params, Result, Tape, Tensor,
+    Device, Error, Grads, Params, Result, Tape, Tensor, Var,
     checkpoint::{self, Checkpoint, Progress},
     cpu,
     data::{Fit, Images, Invert, Set, Source},
     device::on_device,
     files::quoted,
     model::{
-        Config, Dropout, GROUPS, Model, Noise, Start,
-        objective::{Running, Terms},
+        Config, Dropout, GROUPS, Model, Noise, Start, Step,
+        objective::{Loss, Running, Terms},
     },
     ops::{Placement, Thicker, thicken},
     optim::{Adam, Schedule},
@@ -38,6 +38,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::{
     cell::RefCell,
     fmt,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -229,7 +230,7 @@ pub struct Trainer {
     order: (u64, Vec<u32>),
     /// The newest file that holds this run.
     saved: RefCell<Option<PathBuf>>,
-    on_gpu: Option<captured::OnGpu>,
+    on_gpu: Option<on_gpu::OnGpu>,
     /// The ranks that make the updates together, if there are several.
     ranks: Option<Arc<Ranks>>,
     notes: Vec<String>,
@@ -364,33 +365,40 @@ impl Trainer {
     fn step_on_host(&mut self) -> Result<Report> {
         let chosen = self.next_images().to_vec();
         let x = pixels(&self.images, chosen.into_iter().map(|i| i as usize), self.params.device());
-        let x = self.shown(x, self.running.iteration);
-        let rng = Rng::new(self.settings.seed, self.running.iteration);
-        let noise = Noise::draw(&self.model, self.params.device(), x.shape()[0], rng);
+        let count = x.shape()[0];
         let tape = Tape::new(&self.params);
-        let steps = self.model.recognise(&tape, &x, &self.model.lesson(noise, Dropout::Random(rng)));
-        let loss = self.model.loss(&x, &steps, &self.running);
-        if !loss.loss.value().is_finite() {
-            return Err(self.not_finite(self.culprit(&tape)));
-        }
-        self.grads.clear();
-        tape.backward(loss.loss, &mut self.grads);
-        let norm = norm(self.grads.slab());
-        if !norm.is_finite() {
-            let bad = |spec: &&crate::Spec| !self.grads.slab().window(spec.range().start, &spec.shape).is_finite();
-            let name = self.params.specs().iter().find(bad).map_or("a parameter", |spec| &spec.name);
-            return Err(self.not_finite(format!("the gradient of {name}")));
-        }
+        let (steps, loss) = self.recognise_and_lose(&tape, x, 0..count, count);
+        let norm = match differentiate(&self.params, &tape, loss.loss, &mut self.grads) {
+            Ok(norm) => norm,
+            Err(what) => return Err(self.not_finite(what)),
+        };
         let sum = |terms: Terms| -> f64 {
             terms.iter().map(|(sign, value)| sign * value.value().to_f64().iter().sum::<f64>()).sum()
         };
         let totals = self.model.totals(&loss, &steps).map(sum);
-        let report = Report::new(loss.loss.value().item(), norm, &totals, x.shape()[0]);
+        let report = Report::new(loss.loss.value().item(), norm, &totals, count);
         let statistics = loss.nvil.as_ref().map_or(&self.running.statistics, |nvil| &nvil.advantage.running).clone();
         drop(tape);
         self.adam.step(&mut self.params, &self.grads);
         self.running = Running { statistics, iteration: self.running.iteration + 1 };
         Ok(report)
+    }
+
+    /// The images x of the current update, which are rows of a batch of so many, drawn; and their loss.
+    fn recognise_and_lose<'t>(
+        &self,
+        tape: &'t Tape<'t>,
+        x: Tensor,
+        rows: Range<usize>,
+        batch: usize,
+    ) -> (Vec<Step<'t>>, Loss<'t>) {
+        let x = self.shown(x, self.running.iteration);
+        let rng = Rng::new(self.settings.seed, self.running.iteration);
+        let dropout = Dropout::Random(rng.from_row(rows.start));
+        let noise = Noise::draw_rows(&self.model, self.params.device(), (rows, batch), rng);
+        let steps = self.model.recognise(tape, &x, &self.model.lesson(noise, dropout));
+        let loss = self.model.loss(&x, &steps, &self.running);
+        (steps, loss)
     }
 
     /// Images as update `at` is shown them.
@@ -408,18 +416,6 @@ impl Trainer {
             self.order = (epoch, Rng::new(self.settings.seed, epoch).permutation(ORDER, n));
         }
         &self.order.1[within * batch..n.min((within + 1) * batch)]
-    }
-
-    /// What in this step is the first to be not finite.
-    fn culprit(&self, tape: &Tape) -> String {
-        match tape.first_not_finite() {
-            Some(("parameter", _)) => {
-                let bad = |spec: &&crate::Spec| !self.params.window(spec).is_finite();
-                format!("the parameter {}", self.params.specs().iter().find(bad).map_or("", |spec| &spec.name))
-            }
-            Some((op, place)) => format!("the result of the op {op} (value {place} of the tape)"),
-            None => "the loss".into(),
-        }
     }
 
     fn not_finite(&self, what: String) -> Error {
@@ -490,13 +486,35 @@ fn digest(settings: &Settings, images: &Images) -> String {
     format!("{:08x}", crc.sum())
 }
 
-/// Euclidean norm, summed in an order that does not depend on the number of threads.
-fn norm(slab: &Tensor) -> f64 {
-    let squares: Vec<f64> = on_device!(slab.device(), T => {
+/// Differentiates the loss, and returns the Euclidean norm of the gradients, summed in an order that does not depend on the number of
+/// threads.
+///
+/// # Errors
+/// What is the first to be not finite.
+fn differentiate(params: &Params, tape: &Tape, loss: Var, grads: &mut Grads) -> std::result::Result<f64, String> {
+    if !loss.value().is_finite() {
+        return Err(match tape.first_not_finite() {
+            Some(("parameter", _)) => {
+                let bad = |spec: &&crate::Spec| !params.window(spec).is_finite();
+                format!("the parameter {}", params.specs().iter().find(bad).map_or("", |spec| &spec.name))
+            }
+            Some((op, place)) => format!("the result of the op {op} (value {place} of the tape)"),
+            None => "the loss".into(),
+        });
+    }
+    grads.clear();
+    tape.backward(loss, grads);
+    let squares: Vec<f64> = on_device!(grads.slab().device(), T => {
         let square = |block: &[T]| block.iter().map(|x| x.f64() * x.f64()).sum();
-        slab.slice::<T>().par_chunks(cpu::BLOCK).map(square).collect()
-    });
-    squares.iter().sum::<f64>().sqrt()
+        grads.slab().slice::<T>().par_chunks(cpu::BLOCK).map(square).collect()
+    }, _gpu => grads.slab().to_f64().iter().map(|x| x * x).collect());
+    let norm = squares.iter().sum::<f64>().sqrt();
+    if norm.is_finite() {
+        return Ok(norm);
+    }
+    let bad = |spec: &&crate::Spec| !grads.slab().window(spec.range().start, &spec.shape).is_finite();
+    let name = params.specs().iter().find(bad).map_or("a parameter", |spec| &spec.name);
+    Err(format!("the gradient of {name}"))
 }
 
 #[cfg(test)]

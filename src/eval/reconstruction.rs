@@ -4,7 +4,7 @@ use super::{drawing::affine, drawn::Drawn, gallery::curves};
 use crate::{
     Observer, Params, Result, Tensor,
     figures::{Drawing, Grid, Kind, Tile, Window, strokes_svg},
-    measure::{self, Ends, Protocol, Score, Tally},
+    measure::{self, Draw, Ends, Protocol, Score, Tally},
     model::{Drawings, Model},
     rng::Rng,
 };
@@ -57,27 +57,22 @@ pub fn reconstruct(
     let count = x.shape()[0];
     let mut best: Vec<(Tally, Option<Drawn>)> = vec![(Tally::new(), None); count];
     let images = |range: std::ops::Range<usize>| x.rows(range.start, range.len());
-    measure::draw(
-        (model, params),
-        (count, &images),
-        (Protocol { ends: Ends::Sampled, ..protocol }, strokes),
-        rng,
-        observer,
-        &mut |round| {
-            let start = model.blank(params.device(), round.log_likelihood.len());
-            let drawings = Drawings::of(model, &round.steps, None, &start);
-            let log_likelihood = Some(round.log_likelihood.clone());
-            let drawn = Drawn::all(model, &Drawings { log_likelihood, ..drawings });
-            for (i, (tally, best)) in best[round.first..].iter_mut().take(round.count).enumerate() {
-                round.tally(i, tally);
-                for row in round.rows(i) {
-                    if best.as_ref().is_none_or(|best| keep.value(best) < keep.value(&drawn[row])) {
-                        *best = Some(drawn[row].clone());
-                    }
+    let protocol = Protocol { ends: Ends::Sampled, ..protocol };
+    let at_once = measure::at_once(params.device());
+    let draw = Draw { artist: (model, params), images: (count, &images), protocol, strokes, rng, at_once };
+    draw.look(observer, &mut |round, steps, log_likelihood| {
+        let start = model.blank(params.device(), log_likelihood.len());
+        let drawings = Drawings::of(model, steps, None, &start);
+        let drawn = Drawn::all(model, &Drawings { log_likelihood: Some(log_likelihood.clone()), ..drawings });
+        for (i, (tally, best)) in best[round.first..].iter_mut().take(round.count).enumerate() {
+            round.tally(i, tally);
+            for row in round.rows(i) {
+                if best.as_ref().is_none_or(|best| keep.value(best) < keep.value(&drawn[row])) {
+                    *best = Some(drawn[row].clone());
                 }
             }
-        },
-    )?;
+        }
+    })?;
     let finished = |(i, (tally, best)): (usize, (Tally, Option<Drawn>))| Reconstruction {
         target: x.rows(i, 1).to_f32(),
         drawn: best.expect("every image is drawn at least once"),

@@ -15,7 +15,7 @@ use crate::{
     data::{Images, Source},
     figures::{HeatCell, Heatmap, linked_picture, picture_link},
     files::{self, quoted, write_atomically},
-    measure::{self, Ends, Measured, Protocol, measure, pixels, spread},
+    measure::{self, Draw, Ends, Measured, Protocol, Round, measure, pixels, spread},
     model::{Config, Variant},
     observer::Unit,
     ops::Placement,
@@ -450,13 +450,15 @@ impl Part {
             Part::Strokes(limit) => {
                 let mut counts = vec![0; limit + 1];
                 let some = |range: std::ops::Range<usize>| pixels(images, range, artist.params.device());
-                let count = |round: &measure::Round| {
+                let count = |round: &Round| {
                     (0..round.count)
                         .flat_map(|i| round.rows(i))
                         .for_each(|row| counts[round.strokes(row) as usize] += 1);
                 };
-                let (protocol, mut count) = ((Protocol::published(1), limit), count);
-                measure::draw(model, (images.len(), &some), protocol, rng, observer, &mut count)?;
+                let (images, protocol) = ((images.len(), &some as _), Protocol::published(1));
+                let at_once = measure::at_once(artist.params.device());
+                let draw = Draw { artist: model, images, protocol, strokes: limit, rng, at_once };
+                draw.numbers(observer, &mut { count })?;
                 cell.strokes.push(Histogram { limit, images: counts });
             }
             Part::Shown(count) => {

@@ -196,8 +196,7 @@ impl Gpu {
     /// What made the step impossible to capture: memory that the step before did not need, a value sent or read back.
     pub(crate) fn capture(self: &Arc<Self>, step: impl FnOnce()) -> Result<Graph> {
         self.check()?;
-        let failed =
-            |e: DriverError| Error::Device(format!("the training step cannot be captured as a CUDA graph: {e}"));
+        let failed = |e: DriverError| Error::Device(format!("a step cannot be captured as a CUDA graph: {e}"));
         let arena = self.state().arena.alike(&self.context);
         let arena = arena.map_err(|_| self.out_of_memory("capture", self.state().arena.asked()))?;
         let clock = Memory::new(&self.context, ALIGN).map_err(failed)?;
@@ -323,22 +322,16 @@ impl Graph {
     pub fn replay(&mut self, from: u64, times: usize) -> Result<()> {
         self.gpu.set_clock(&self.clock, from);
         for _ in 0..times {
-            self.graph
-                .launch()
-                .map_err(|e| Error::Device(format!("the captured training step cannot be replayed: {e}")))?;
+            self.graph.launch().map_err(|e| Error::Device(format!("a captured step cannot be replayed: {e}")))?;
         }
         Ok(())
     }
 }
 
 #[cfg(all(test, unix))]
-#[path = "../../tests/common/stand_in.rs"]
-mod stand_in;
-
-#[cfg(all(test, unix))]
 mod tests {
     use super::*;
-    use crate::{DType, Device, MathMode, Tensor, rng::Rng, rng::Stream};
+    use crate::{DType, Device, MathMode, Tensor, rng::Rng, rng::Stream, stand_in};
 
     fn device() -> Option<(stand_in::Alone, Device)> {
         if let Err(why) = stand_in::install() {

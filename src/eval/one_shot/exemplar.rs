@@ -16,14 +16,15 @@
 //! are cut to [0, 1]. The authors' program has a map there and does not use it; so does [`Preset::Reference`].
 
 use crate::{
-    Grads, Observer, ParamsBuilder, Result, Tape, Tensor, Var,
+    Observer, ParamsBuilder, Result, Tape, Tensor, Var,
+    ascent::Ascent,
     data::Run,
     eval::{Artist, Best, Drawing, Stroke, reconstruct},
     measure::{self, pixels},
     model::Model,
     observer::task,
     ops::{Angle, Placement, Range, RenderSettings, Squash, combine, render_stroke},
-    optim::{Adam, Schedule},
+    optim::Schedule,
     rng::Rng,
 };
 use serde::{Deserialize, Serialize};
@@ -211,27 +212,18 @@ pub fn fit(
         let block = Block::of(artist, x, triples, preset);
         let mut builder = ParamsBuilder::new();
         let [steps, d] = [block.points.len(), artist.model.config.stroke_dim()];
-        let mut ids: Vec<_> =
-            (0..steps).map(|t| builder.add(&format!("points.{t}"), &[triples.len(), d], |_| 0.0)).collect();
-        builder.group(1);
-        ids.push(builder.add("map", &[triples.len(), preset.ranges().columns()], |_| 0.0));
-        let mut moves = builder.build(device);
-        let mut adam = Adam::new(&moves, &preset.rates()).with_schedule(preset.schedule(updates));
-        let mut grads = Grads::zeros(&moves);
-        for _ in 0..updates {
-            observer.go_on()?;
-            let tape = Tape::frozen(&artist.params);
-            let vars: Vec<Var> = ids.iter().map(|&id| tape.input(moves.get(id))).collect();
-            let score = block.score(&artist.model, &tape, &vars, preset);
-            let found = tape.backward(score.sum() * -1.0, &mut Grads::none(device));
-            ids.iter().zip(&vars).for_each(|(&id, &var)| grads.set(id, &found.of(var).to_f64()));
-            device.check()?;
-            drop(tape);
-            adam.step(&mut moves, &grads);
-            observer.advance(triples.len() as u64);
+        for t in 0..steps {
+            builder.add(&format!("points.{t}"), &[triples.len(), d], |_| 0.0);
         }
+        builder.group(1);
+        builder.add("map", &[triples.len(), preset.ranges().columns()], |_| 0.0);
+        let mut ascent = Ascent::new(builder.build(device), &preset.rates(), preset.schedule(updates));
+        ascent.climb(&artist.params, updates, (observer, triples.len()), |_, tape, vars| {
+            block.score(&artist.model, tape, vars, preset).sum()
+        })?;
+        let moves = ascent.finish();
         let tape = Tape::eval(&artist.params);
-        let vars: Vec<Var> = ids.iter().map(|&id| tape.constant(moves.get(id))).collect();
+        let vars: Vec<Var> = moves.ids().map(|id| tape.constant(moves.get(id))).collect();
         scores.extend(block.score(&artist.model, &tape, &vars, preset).value().to_f64());
         device.check()?;
         observer.advance(triples.len() as u64);
@@ -346,7 +338,7 @@ impl Block {
 mod tests {
     use super::*;
     use crate::{
-        Device,
+        Device, Grads,
         data::{Images, synthetic},
         model::{Config, Start, Variant},
         observer::Silent,

@@ -1,20 +1,20 @@
-//! Steps on a GPU: the data set lies there, a step is captured once as a CUDA graph and replayed, and the host reads one small table
+//! Updates on a GPU: the data set lies there, an update is captured once and replayed ([`Replay`]), and the host reads one small table
 //! when it wants to know how it went.
 //!
 //! Everything that changes from step to step is on the device: the order of the images, the running statistics of the learning
 //! signal, and the clock, from which random numbers, Adam and the place in the epoch follow. What is captured by value (batch size,
 //! learning rates) makes another graph when it changes.
 
-use super::{ORDER, Report, Trainer};
+use super::{ORDER, Report, Trainer, differentiate};
 use crate::{
     Error, Result, Tape, Tensor,
-    gpu::{Arg, Block, Gpu, Graph, GraphSize, Launch, Span, args},
+    gpu::{Arg, Block, Gpu, GraphSize, Launch, Span, args},
     model::{
-        Dropout, GROUPS, Noise, Step,
+        GROUPS, Step,
         objective::{Loss, Terms, Totals},
     },
-    profile,
     ranks::{Phase, Ranks},
+    replay::Replay,
     rng::Rng,
 };
 use serde_json::json;
@@ -41,14 +41,8 @@ pub(super) struct OnGpu {
     ring: OnceCell<(Tensor, Totals<Vec<f64>>)>,
     /// 1 until the first loss or gradient that is not finite.
     healthy: Tensor,
-    captured: Option<Captured>,
-    capture: bool,
-}
-
-struct Captured {
-    graph: Graph,
-    /// The update that was captured.
-    at: u64,
+    replay: Replay,
+    /// The rates of the update that is replayed.
     rates: [f64; GROUPS.len()],
 }
 
@@ -148,7 +142,7 @@ impl Trainer {
     /// Runs every step op by op, without capturing it: for comparison, and to find the op that fails.
     pub fn set_capture(&mut self, capture: bool) -> Result<()> {
         if let Some(mut on_gpu) = self.take_gpu()? {
-            on_gpu.capture = capture;
+            on_gpu.replay.want(capture);
             self.on_gpu = Some(on_gpu);
         }
         Ok(())
@@ -156,7 +150,7 @@ impl Trainer {
 
     /// The captured step, if there is one.
     pub fn graph(&self) -> Option<GraphSize> {
-        self.on_gpu.as_ref()?.captured.as_ref().map(|c| c.graph.size())
+        self.on_gpu.as_ref()?.replay.graph()
     }
 
     /// What lies on the GPU, put there if it is not yet; `None` on the CPU.
@@ -173,8 +167,8 @@ impl Trainer {
             epoch: u64::MAX,
             ring: OnceCell::new(),
             healthy: Tensor::full(&device, &[1], 1.0),
-            captured: None,
-            capture: !profile::is_on(),
+            replay: Replay::new(&device),
+            rates: self.settings.rates,
             gpu,
         };
         device.check()?;
@@ -243,82 +237,40 @@ impl Trainer {
             on.gpu.upload(&on.order, bytemuck::cast_slice(&order));
             on.epoch = epoch;
         }
+        if on.rates != self.settings.rates {
+            on.rates = self.settings.rates;
+            on.replay.forget();
+        }
         let whole = count / batch;
-        if within >= whole {
+        let mut replay = std::mem::replace(&mut on.replay, Replay::new(self.params.device()));
+        let mut update = |at: u64, batch: usize| {
+            self.running.iteration = at;
+            self.record(on, batch);
+            self.at(Phase::Waiting);
+        };
+        let done = if within < whole {
+            replay.run(at, most.min(whole - within), &mut |at| update(at, batch))
+        } else {
             // The rest of an epoch is a batch of its own size, seldom enough to do without a graph.
-            self.launch_step(on, count - within * batch)?;
-            return Ok(1);
-        }
-        if on.captured.as_ref().is_some_and(|c| c.rates != self.settings.rates) {
-            on.captured = None;
-        }
-        if on.captured.is_none() {
-            // The first update sets the running statistics, which no other does, so it is not the one to be captured.
-            self.launch_step(on, batch)?;
-            if on.capture && self.running.iteration > 0 && most > 1 && within + 1 < whole {
-                self.capture_step(on, batch)?;
-            }
-            return Ok(1);
-        }
-        let times = most.min(whole - within);
-        let captured = on.captured.as_mut().expect("there is one");
-        captured.graph.replay(at - captured.at, times)?;
-        self.advance(times as u64);
-        Ok(times)
-    }
-
-    /// Captures the step that comes next: as a graph, else as a chain, else it runs kernel by kernel from here on.
-    fn capture_step(&mut self, on: &mut OnGpu, batch: usize) -> Result<()> {
-        let (at, rates) = (self.running.iteration, self.settings.rates);
-        let mut why = None;
-        loop {
-            match on.gpu.clone().capture(|| self.record(on, batch)) {
-                Ok(graph) => {
-                    on.captured = Some(Captured { graph, at, rates });
-                    if let Some(error) = why {
-                        self.notes.push(format!("{error}; its kernels run one after the other now, which is slower."));
-                    }
-                    return Ok(());
-                }
-                Err(error) => {
-                    on.gpu.check()?;
-                    let memory = matches!(error, Error::DeviceMemory { .. });
-                    let error = why.get_or_insert(error);
-                    if memory || !on.gpu.in_a_row() {
-                        self.notes
-                            .push(format!("{error}; updates are launched kernel by kernel now, which is slower."));
-                        on.capture = false;
-                        return Ok(());
-                    }
-                }
-            }
-        }
-    }
-
-    fn advance(&mut self, steps: u64) {
-        self.running.iteration += steps;
-        self.adam.set_steps(self.running.iteration);
-    }
-
-    /// One update, op by op.
-    fn launch_step(&mut self, on: &OnGpu, batch: usize) -> Result<()> {
-        self.record(on, batch);
-        self.at(Phase::Waiting);
-        let checked = on.gpu.check();
+            update(at, count - within * batch);
+            on.gpu.check().map(|()| 1)
+        };
         self.at(Phase::Launching);
-        match checked {
-            Ok(()) => {
-                self.advance(1);
-                Ok(())
-            }
-            Err(Error::DeviceMemory { op, asked, free, total, held, .. }) => {
-                let (needed, available) = on.gpu.demand();
-                // Slightly less than what would just fit, as memory comes in pieces.
-                let fitting = (batch as f64 * 0.95 * available as f64 / needed.max(1) as f64) as usize;
-                Err(Error::DeviceMemory { op, asked, free, total, held, fitting: Some(fitting.min(batch - 1)) })
-            }
-            Err(error) => Err(error),
-        }
+        self.notes.extend(replay.take_notes());
+        on.replay = replay;
+        let done = done.map_err(|error| self.fitting(on, error, self.images_at(at)))?;
+        self.running.iteration = at + done as u64;
+        self.adam.set_steps(self.running.iteration);
+        Ok(done)
+    }
+
+    /// Where memory was too little, says how many images would fit instead of `batch`.
+    fn fitting(&self, on: &OnGpu, error: Error, batch: usize) -> Error {
+        let Error::DeviceMemory { op, asked, free, total, held, .. } = error else { return error };
+        let (needed, available) = on.gpu.demand();
+        // Slightly less than what would just fit, as memory comes in pieces.
+        let fitting = (batch as f64 * 0.95 * available as f64 / needed.max(1) as f64) as usize;
+        Error::DeviceMemory { op, asked, free, total, held, fitting: Some(fitting.min(batch - 1)) }
     }
 
     /// How many images update `at` is made with.
@@ -328,7 +280,8 @@ impl Trainer {
         batch.min(count - within * batch)
     }
 
-    fn recognise_and_lose<'t>(&self, on: &OnGpu, tape: &'t Tape<'t>, part: &Part) -> (Vec<Step<'t>>, Loss<'t>) {
+    /// The images of the update's part, drawn, and their loss.
+    fn lose_part<'t>(&self, on: &OnGpu, tape: &'t Tape<'t>, part: &Part) -> (Vec<Step<'t>>, Loss<'t>) {
         let (device, side) = (self.params.device(), self.images.side);
         let (gpu, pixels, stride) = (&on.gpu, side * side, self.settings.batch);
         let (at, count) = (self.running.iteration, part.rows.len());
@@ -353,13 +306,7 @@ impl Trainer {
                 pixels,
             ],
         );
-        let x = self.shown(x, at);
-        let rng = Rng::new(self.settings.seed, at);
-        let noise = Noise::draw_rows(&self.model, device, (part.rows.clone(), part.batch), rng);
-        let dropout = Dropout::Random(rng.from_row(part.rows.start));
-        let steps = self.model.recognise(tape, &x, &self.model.lesson(noise, dropout));
-        let loss = self.model.loss(&x, &steps, &self.running);
-        (steps, loss)
+        self.recognise_and_lose(tape, x, part.rows.clone(), part.batch)
     }
 
     /// Everything that one update launches.
@@ -368,7 +315,7 @@ impl Trainer {
         let (gpu, at) = (&on.gpu, self.running.iteration);
         let tape = Tape::new(&self.params);
         let part = self.part_of(batch);
-        let (steps, loss) = self.recognise_and_lose(on, &tape, &part);
+        let (steps, loss) = self.lose_part(on, &tape, &part);
         let total = if self.ranks.is_some() { loss.loss * part.weight } else { loss.loss };
         self.grads.clear();
         tape.backward(total, &mut self.grads);
@@ -452,14 +399,8 @@ impl Trainer {
     fn culprit_here(&mut self, on: &OnGpu, at: u64) -> Option<String> {
         let tape = Tape::new(&self.params);
         let part = self.part_of(self.images_at(at));
-        let (_, loss) = self.recognise_and_lose(on, &tape, &part);
-        if loss.loss.value().is_finite() {
-            self.grads.clear();
-            tape.backward(loss.loss, &mut self.grads);
-            let bad = |spec: &&crate::Spec| !self.grads.slab().window(spec.range().start, &spec.shape).is_finite();
-            return self.params.specs().iter().find(bad).map(|spec| format!("the gradient of {}", spec.name));
-        }
-        Some(self.culprit(&tape))
+        let (_, loss) = self.lose_part(on, &tape, &part);
+        differentiate(&self.params, &tape, loss.loss, &mut self.grads).err()
     }
 }
 
