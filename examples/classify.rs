@@ -9,11 +9,12 @@ use dood::{
     data::{self, Images, Source},
     eval::classifier::{Judged, Settings, Sizes, Training},
     figures::{HeatCell, Heatmap},
-    files::{self, quoted},
+    files::{self, quoted, sha256},
     rng::{Rng, Stream},
 };
 use serde_json::json;
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
@@ -123,10 +124,18 @@ fn classify(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let seconds = began.elapsed().as_secs_f64();
     training.save(&file)?;
     let judged = training.classifier.judge(&test, screen)?;
+    let right = judged.share();
     picture(out, &name, &judged, &test)?;
     let seen = (training.updates() - before) * settings.batch as u64;
+    let file_digest = sha256(&fs::read(&file).map_err(|e| Error::io("read", &file, e))?);
     let numbers = json!({
+        "format": "dood-classify",
+        "version": 1,
+        "command": common::command("classify"),
+        "checkpoint": file,
+        "sha256": file_digest,
         "data": arguments.source.as_ref().map_or(name.clone(), Source::to_string),
+        "images_sha256": sha256(&[&train.pixels[..], &test.pixels].concat()),
         "side": side,
         "classes": sizes.classes,
         "training_images": train.len(),
@@ -135,7 +144,7 @@ fn classify(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         "updates": training.updates(),
         "seconds": seconds,
         "images_per_second": seen as f64 / seconds,
-        "accuracy": judged.accuracy(),
+        "accuracy": right,
         "confusion": judged.counts,
     });
     files::write_atomically(&out.with_extension("json"), |file| writeln!(file, "{numbers:#}"))?;
@@ -143,9 +152,11 @@ fn classify(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         say!("Written: {}", quoted(out.with_extension(kind)));
     }
     say!(
-        "{:.2} % of {} test images are right after {} updates; {seconds:.0} s, {:.0} images/s",
-        100.0 * judged.accuracy(),
-        test.len(),
+        "{:.2} % (95 %: {:.2} to {:.2}) of {} test images are right after {} updates; {seconds:.0} s, {:.0} images/s",
+        100.0 * right.share,
+        100.0 * right.low,
+        100.0 * right.high,
+        right.of,
         training.updates(),
         seen as f64 / seconds
     );
@@ -178,7 +189,7 @@ fn picture(out: &Path, name: &str, judged: &Judged, test: &Images) -> Result<()>
         }
     };
     let map = Heatmap {
-        title: format!("{name}: {:.2} % of {} test images are right", 100.0 * judged.accuracy(), test.len()),
+        title: format!("{name}: {:.2} % of {} test images are right", 100.0 * judged.share().share, test.len()),
         corner: "is, and was taken for".into(),
         columns: (0..shown).map(|class| HeatCell { lines: vec![label(class)], ..HeatCell::default() }).collect(),
         rows: (0..shown).map(|class| vec![label(class)]).collect(),

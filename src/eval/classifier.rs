@@ -15,6 +15,7 @@
 //!
 //! The metadata hold sizes, settings and the number of updates as JSON (`classifier`).
 
+use super::one_shot::statistics::Share;
 use crate::{
     Device, Error, Grads, Observer, Params, ParamsBuilder, Result, Tape, Tensor, Var,
     data::Images,
@@ -198,9 +199,11 @@ pub struct Judged {
 
 impl Judged {
     /// The share of images that it took for what they are.
-    pub fn accuracy(&self) -> f64 {
-        let right: u32 = self.counts.iter().enumerate().map(|(class, row)| row[class]).sum();
-        f64::from(right) / f64::from(self.counts.iter().flatten().sum::<u32>().max(1))
+    pub fn share(&self) -> Share {
+        let cells = self.counts.iter().enumerate().flat_map(|(is, row)| {
+            row.iter().enumerate().map(move |(taken_for, &count)| (is == taken_for, count as usize))
+        });
+        Share::of(cells.flat_map(|(right, count)| std::iter::repeat_n(right, count)))
     }
 }
 
@@ -485,7 +488,7 @@ mod tests {
     fn it_learns_and_says_what_it_took_for_what() {
         let (images, device) = (halves(150), Device::cpu());
         let mut training = Training::new(SIZES, settings(), &device).unwrap();
-        let before = training.classifier.judge(&images, &Silent).unwrap().accuracy();
+        let before = training.classifier.judge(&images, &Silent).unwrap().share().share;
         let mut epochs = 0;
         let each_epoch = |_: &Training| {
             epochs += 1;
@@ -493,7 +496,7 @@ mod tests {
         };
         training.run(&images, &Silent, each_epoch).unwrap();
         let judged = training.classifier.judge(&images, &Silent).unwrap();
-        assert!(before < 0.8 && judged.accuracy() > 0.97, "{before} {judged:?}");
+        assert!(before < 0.8 && judged.share().share > 0.97, "{before} {judged:?}");
         assert_eq!((epochs, training.updates()), (4, 32));
         assert_eq!(judged.counts.iter().flatten().sum::<u32>(), 150);
         let x = pixels(&images, 0..7, &device);
