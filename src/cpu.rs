@@ -10,7 +10,7 @@
 use crate::real::Real;
 use pulp::Simd;
 use rayon::prelude::*;
-use std::cell::Cell;
+use std::cell::RefCell;
 
 struct Kernel<F>(F);
 
@@ -234,16 +234,17 @@ pub(crate) fn each_block<T: Send>(out: &mut [T], kernel: impl Fn(usize, &mut [T]
     });
 }
 
-/// Lends `n` numbers of this thread's scratch memory to `f`; their contents are arbitrary.
+/// Lends `n` numbers of this thread's scratch memory to `f`; their contents are arbitrary. `f` may ask for more.
 #[inline(always)]
 pub(crate) fn with_scratch<T: Real, R>(n: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
-    thread_local!(static MEMORY: Cell<Vec<f64>> = const { Cell::new(vec![]) });
-    let mut memory = MEMORY.take();
+    // What is not lent now, the last given back on top.
+    thread_local!(static MEMORY: RefCell<Vec<Vec<f64>>> = const { RefCell::new(vec![]) });
+    let mut memory = MEMORY.with_borrow_mut(Vec::pop).unwrap_or_default();
     if memory.len() < n + 8 {
         memory.resize(n + 8, 0.0);
     }
     let aligned = memory.as_ptr().align_offset(64).min(8);
     let result = f(&mut bytemuck::cast_slice_mut(&mut memory[aligned..])[..n]);
-    MEMORY.set(memory);
+    MEMORY.with_borrow_mut(|free| free.push(memory));
     result
 }

@@ -1,7 +1,7 @@
 //! Matrix products on the CPU: the `gemm` crate on one thread, cut by us into fixed blocks that run in parallel, so that results
 //! do not depend on the number of threads.
 
-use crate::real::Real;
+use crate::{cpu, real::Real};
 use rayon::prelude::*;
 
 /// A matrix in somebody's memory: element (i, j) is `data[i·row + j·column]`.
@@ -41,6 +41,39 @@ impl<'a, T: Real> Matrix<'a, T> {
     /// Columns `from..from + count`.
     pub fn columns(self, from: usize, count: usize) -> Self {
         Self::rows(self.t(), from, count).t()
+    }
+
+    /// Whether its columns lie in one piece each, and their beginnings compete for a few places in the cache. `gemm`, which packs several
+    /// columns number by number, then takes several times as long for that as for the product.
+    fn competes(self) -> bool {
+        const APART: usize = 1024;
+        self.row == 1 && self.columns > 1 && self.column > 1 && (self.column * size_of::<T>()).is_multiple_of(APART)
+    }
+
+    /// Writes a matrix whose columns lie in one piece each to `out`, row by row.
+    fn rows_into(self, out: &mut [T]) {
+        const SIDE: usize = 16;
+        assert!(self.row == 1 && out.len() == self.rows * self.columns, "another matrix");
+        let (rows, columns, data) = (self.rows, self.columns, self.data);
+        // Squares that are read and written by whole lines of the cache.
+        for j in (0..columns).step_by(SIDE) {
+            for i in (0..rows).step_by(SIDE) {
+                if i + SIDE <= rows && j + SIDE <= columns {
+                    let column = |c: usize| data[(j + c) * self.column + i..].first_chunk().expect("inside");
+                    let square: [[T; SIDE]; SIDE] = std::array::from_fn(|c| *column(c));
+                    for r in 0..SIDE {
+                        let row = &mut out[(i + r) * columns + j..][..SIDE];
+                        row.iter_mut().zip(&square).for_each(|(out, column)| *out = column[r]);
+                    }
+                    continue;
+                }
+                for r in i..rows.min(i + SIDE) {
+                    for c in j..columns.min(j + SIDE) {
+                        out[r * columns + c] = data[c * self.column + r];
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -84,6 +117,13 @@ impl<'a, T: Real> Output<'a, T> {
         if m * n == 0 {
             return;
         }
+        if m >= FEW && b.competes() {
+            return cpu::with_scratch(k * n, |by_rows| {
+                b.rows_into(by_rows);
+                // SAFETY: as promised to us.
+                unsafe { self.product_into(row, column, a, Matrix::new(by_rows, k, n), accumulate) }
+            });
+        }
         // SAFETY: the window was just checked to lie inside `data`; `a` and `b` were checked when they were made.
         unsafe {
             gemm::gemm(
@@ -111,17 +151,30 @@ impl<'a, T: Real> Output<'a, T> {
     }
 }
 
+/// Rows of a product from which on it pays to lay a b by rows before whose columns compete.
+const FEW: usize = 4;
+
 /// `c = a·b`, or `c += a·b`; `c` is row-major.
 ///
 /// The larger side of `c` is cut into blocks of fixed size that run in parallel.
 pub(crate) fn product<T: Real>(a: Matrix<T>, b: Matrix<T>, c: &mut [T], accumulate: bool) {
     const SIDE: usize = 64;
     let (m, n, k) = (a.rows, b.columns, a.columns);
+    let small = m * n * k <= 64 * 64 * 64;
+    if !small && m > n && b.competes() {
+        // Once for all blocks.
+        return cpu::with_scratch(k * n, |by_rows| {
+            by_rows.par_chunks_mut(SIDE * n).enumerate().for_each(|(i, by_rows)| {
+                b.rows(i * SIDE, by_rows.len() / n).rows_into(by_rows);
+            });
+            product(a, Matrix::new(by_rows, k, n), c, accumulate);
+        });
+    }
     let out = Output::new(c, m, n);
     // SAFETY (all three): blocks of rows or of columns do not overlap.
-    if m * n * k <= 64 * 64 * 64 {
+    if small {
         unsafe { out.product_into(0, 0, a, b, accumulate) };
-    } else if m >= n {
+    } else if m > n {
         (0..m.div_ceil(SIDE)).into_par_iter().for_each(|i| {
             let count = SIDE.min(m - i * SIDE);
             unsafe { out.product_into(i * SIDE, 0, a.rows(i * SIDE, count), b, accumulate) };
@@ -142,7 +195,9 @@ mod tests {
     #[test]
     fn products_of_every_orientation_match_a_plain_loop() {
         let draw = |stream, n| (0..n).map(|i| Rng::new(0, 0).normal(Stream(stream), i)).collect::<Vec<f64>>();
-        for (m, n, k) in [(3, 5, 7), (1, 300, 40), (300, 1, 40), (130, 129, 65), (64, 260, 100)] {
+        // In the last ones columns of a transposed b compete.
+        let sizes = [(3, 5, 7), (1, 300, 40), (300, 1, 40), (130, 129, 65), (64, 260, 100)];
+        for (m, n, k) in sizes.into_iter().chain([(5, 40, 128), (131, 70, 256), (70, 131, 256)]) {
             let (a, b) = (draw(0, m * k), draw(1, k * n));
             for (a, b) in [
                 (Matrix::new(&a, m, k), Matrix::new(&b, k, n)),
