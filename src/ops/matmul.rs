@@ -20,15 +20,14 @@ use crate::{
 };
 use rayon::prelude::*;
 
-/// Of a `[B, M, K]` and c `[B, K, N]`, each of which may be given transposed.
+/// Of a `[…, M, K]` and c `[…, K, N]`, each of which may be given transposed: as many products as the equal dimensions in front say.
 struct MatMul {
     transposed: [bool; 2],
 }
 
-/// How many products, and of which sizes.
+/// Sizes of each product.
 #[derive(Clone, Copy)]
 struct Dims {
-    batch: usize,
     m: usize,
     n: usize,
     k: usize,
@@ -38,6 +37,7 @@ struct Dims {
 #[derive(Clone, Copy)]
 struct Batch<'a> {
     values: &'a Tensor,
+    count: usize,
     rows: usize,
     columns: usize,
     transposed: bool,
@@ -45,8 +45,8 @@ struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     fn of(values: &'a Tensor, transposed: bool) -> Self {
-        let shape = values.shape();
-        Batch { values, rows: shape[1], columns: shape[2], transposed }
+        let (front, &[rows, columns]) = values.shape().split_last_chunk().expect("two dimensions");
+        Batch { values, count: front.iter().product(), rows, columns, transposed }
     }
 
     fn t(self) -> Self {
@@ -89,7 +89,7 @@ fn products<T: Real>(a: Batch, c: Batch, out: &mut [T], accumulate: bool) {
 
 /// The same on the GPU, into `out` (with its `add` flag) unless that is null.
 fn products_on_gpu(gpu: &Gpu, a: Batch, c: Batch, [out, add]: [Arg; 2]) {
-    let ([m, k], [_, n], batch) = (a.sizes(), c.sizes(), a.values.shape()[0]);
+    let ([m, k], [_, n], batch) = (a.sizes(), c.sizes(), a.count);
     let Arg::Out(span) = out else { unreachable!("an output") };
     if out.is_null() {
         return;
@@ -127,7 +127,7 @@ impl MatMul {
     #[track_caller]
     fn dims(&self, x: &[Tensor]) -> Dims {
         let [a, c] = self.operands(x).map(Batch::sizes);
-        Dims { batch: x[0].shape()[0], m: a[0], n: c[1], k: a[1] }
+        Dims { m: a[0], n: c[1], k: a[1] }
     }
 
     fn operands<'a>(&self, x: &'a [Tensor]) -> [Batch<'a>; 2] {
@@ -141,8 +141,9 @@ impl Op for MatMul {
     }
 
     fn forward(&self, cx: &Device, x: &[Tensor]) -> Vec<Tensor> {
-        let (Dims { batch, m, n, .. }, [a, c]) = (self.dims(x), self.operands(x));
-        let mut y = Tensor::empty(cx, &[batch, m, n]);
+        let (Dims { m, n, .. }, [a, c]) = (self.dims(x), self.operands(x));
+        let front = &x[0].shape()[..x[0].shape().len() - 2];
+        let mut y = Tensor::empty(cx, &[front, &[m, n]].concat());
         on_device!(cx, T => products(a, c, y.slice_mut::<T>(), false), gpu => {
             products_on_gpu(gpu, a, c, [y.out(), Arg::Int(0)]);
         });
@@ -204,20 +205,17 @@ fn matmul<'t>(op: &str, x: [Var<'t>; 2], transposed: [bool; 2]) -> Var<'t> {
         refuse(op, &a, &c, transposed);
     };
     let tape = x[0].tape();
-    let y = if front_c.is_empty() && !transposed[0] {
+    let product = |a: Var<'t>, c: Var<'t>| tape.apply(MatMul { transposed }, &[a, c]);
+    if front_a == front_c {
+        return product(x[0], x[1]);
+    }
+    if front_c.is_empty() && !transposed[0] {
         // One matrix for all: their rows are those of one product.
         let rows = front.iter().product::<usize>() * m;
-        let one = x[1].reshape(&[1, c[0], c[1]]);
-        tape.apply(MatMul { transposed }, &[x[0].reshape(&[1, rows, k]), one])
-    } else {
-        let batch = |x: Var<'t>, shape: &[usize]| {
-            let last = &shape[shape.len() - 2..];
-            let all = x.expand(&[&front[..], last].concat());
-            all.reshape(&[front.iter().product(), last[0], last[1]])
-        };
-        tape.apply(MatMul { transposed }, &[batch(x[0], &a), batch(x[1], &c)])
-    };
-    y.reshape(&[&front[..], &[m, n]].concat())
+        return product(x[0].reshape(&[rows, k]), x[1]).reshape(&[&front[..], &[m, n]].concat());
+    }
+    let all = |x: Var<'t>, shape: &[usize]| x.expand(&[&front[..], &shape[shape.len() - 2..]].concat());
+    product(all(x[0], &a), all(x[1], &c))
 }
 
 #[track_caller]
