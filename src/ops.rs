@@ -41,7 +41,9 @@ mod onoff;
 mod prefix_bound;
 mod squash;
 
-// Random tensors; rows that take part; how products are cut on a GPU; what is done to images before they are learned from.
+// Correlations with small kernels on a CPU; random tensors; rows that take part; how products are cut on a GPU; what is done to images
+// before they are learned from.
+mod flat;
 mod gemm;
 mod live;
 mod noise;

@@ -3,10 +3,17 @@
 //! ```text
 //! y[n, o, r, c] = b[o] + Σ_{k, i, j} w[o, k, i, j] · x[n, k, stride·r − padding + i, stride·c − padding + j]
 //! ```
-//! with zeros beyond the edge. On the CPU each image's windows become the columns of a matrix (`im2col`), so that a convolution is a
-//! matrix product; the backward makes them again.
+//! with zeros beyond the edge. On the CPU images whose every pixel has a window are correlated where they lie, in flat rows
+//! ([`super::flat`]). With a stride each image's windows become the columns of a matrix (`im2col`), so that a convolution is a matrix
+//! product; the backward makes them again.
 
-use super::{Cost, Op, Window, size};
+mod host;
+
+use super::{
+    Cost, Op, Window,
+    flat::{Rows, Taps},
+    size,
+};
 use crate::{
     Device, Tensor, Var, cpu,
     device::on_device,
@@ -79,6 +86,17 @@ impl Dims {
         self.ins * self.high * self.wide
     }
 
+    fn kernel(self) -> [usize; 2] {
+        [self.high, self.wide]
+    }
+
+    /// Flat rows of so many images, one below the other, which are separated by the padding alone; if every pixel has a window.
+    fn flat(self, images: usize) -> Option<Rows> {
+        let width = self.w + self.padding;
+        let rows = Rows { width, positions: images * (self.h + self.padding) * width, kernel: self.kernel() };
+        (self.stride == 1 && self.padding < self.high.min(self.wide)).then_some(rows)
+    }
+
     /// For each row of the matrix of windows and each row of results: where the pixels that they meet begin in the image, which results
     /// of that row have one, and where these are in the matrix.
     #[inline(always)]
@@ -141,8 +159,8 @@ impl Dims {
         Arg::sizes([n, ins, h, w, outs, high, wide, stride, padding, rows, columns])
     }
 
-    /// What some images contribute to the gradients of weights and biases, and to their own where that is wanted.
-    fn backward<T: Real>(self, [x, w, dy]: [&[T]; 3], sums: &mut [T], mut dx: Option<&mut [T]>) {
+    /// What some images contribute to the gradients of weights and biases, and to their own where that is wanted, by windows.
+    fn backward_by_windows<T: Real>(self, [x, w, dy]: [&[T]; 3], sums: &mut [T], mut dx: Option<&mut [T]>) {
         let (taps, places) = (self.taps(), self.places());
         let (dw, db) = sums.split_at_mut(self.outs * taps);
         let (dw, w) = (Output::new(dw, self.outs, taps), Matrix::new(w, self.outs, taps));
@@ -189,11 +207,18 @@ impl Op for Conv2d {
         let (taps, places, image) = (d.taps(), d.places(), d.image());
         let mut y = Tensor::empty(cx, &[d.n, d.outs, d.rows, d.columns]);
         on_device!(cx, T => {
-            let (w, b) = (Matrix::new(x[1].slice::<T>(), d.outs, taps), x[2].slice::<T>());
-            let x = x[0].slice::<T>();
-            y.slice_mut::<T>().par_chunks_mut((d.outs * places).max(1)).enumerate().for_each(|(i, y)| {
+            let [x, w, b] = [&x[0], &x[1], &x[2]].map(Tensor::slice::<T>);
+            let images = y.slice_mut::<T>().par_chunks_mut((d.outs * places).max(1)).enumerate();
+            let images = images.map(|(i, y)| (&x[i * image..][..image], y));
+            if d.flat(1).is_some() {
+                let taps = Taps::new(w, b, d.kernel());
+                images.for_each(|(x, y)| host::forward(d, x, &taps, y));
+                return vec![y];
+            }
+            let w = Matrix::new(w, d.outs, taps);
+            images.for_each(|(x, y)| {
                 cpu::with_scratch(taps * places, |columns: &mut [T]| {
-                    cpu::simd(#[inline(always)] || d.unfold(&x[i * image..][..image], columns));
+                    cpu::simd(#[inline(always)] || d.unfold(x, columns));
                     y.chunks_mut(places).zip(b).for_each(|(y, &b)| y.fill(b));
                     // SAFETY: `y` is this task's own.
                     unsafe {
@@ -217,8 +242,13 @@ impl Op for Conv2d {
             let mut sums = vec![T::ZERO; d.n.div_ceil(TOGETHER) * size];
             let tasks = sums.par_chunks_mut(size.max(1)).enumerate();
             let part = |i: usize, size: usize| i * TOGETHER * size..((i + 1) * TOGETHER).min(d.n) * size;
+            let mirrored = d.flat(1).map(|_| Taps::mirrored(w, d.outs, d.kernel()));
             let task = |(i, sums): (usize, &mut [T]), dx: Option<&mut [T]>| {
-                d.backward([&x[part(i, image)], w, &dy[part(i, d.outs * d.places())]], sums, dx);
+                let (x, dy) = (&x[part(i, image)], &dy[part(i, d.outs * d.places())]);
+                match &mirrored {
+                    Some(taps) => host::backward(d, [x, dy], taps, sums.split_at_mut(weights), dx),
+                    None => d.backward_by_windows([x, w, dy], sums, dx),
+                }
             };
             match &mut dx[0] {
                 Some(slot) => {
@@ -272,7 +302,11 @@ impl<'t> Var<'t> {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Device, Tape, Tensor, gradcheck::gradcheck};
+    use crate::{
+        Device, Grads, Tape, Tensor,
+        gradcheck::gradcheck,
+        rng::{Rng, Stream},
+    };
 
     #[test]
     fn conv2d_gradients() {
@@ -283,6 +317,66 @@ mod tests {
         assert!(gradcheck(&[&[2, 1, 4, 5], &[2, 1, 4, 1], &[2]], |_, x| x[0].conv2d(x[1], x[2], 1, 0)) < 1e-8);
         // Kernels that see the padding only, at the far end.
         assert!(gradcheck(&[&[1, 1, 1, 2], &[1, 1, 2, 5], &[1]], |_, x| x[0].conv2d(x[1], x[2], 1, 4)) < 1e-8);
+    }
+
+    /// Σ w·x·dy over all that meet; `at(place of w, place of x, place of y)` is told who does.
+    fn meet(
+        [n, ins, h, w]: [usize; 4],
+        [outs, high, wide]: [usize; 3],
+        padding: usize,
+        mut at: impl FnMut([usize; 3]),
+    ) {
+        let (rows, columns) = (h + 2 * padding + 1 - high, w + 2 * padding + 1 - wide);
+        for i in 0..n * outs * ins * rows * columns * high * wide {
+            let mut rest = i;
+            let mut next = |size: usize| (rest % size, rest /= size).0;
+            let (dx, dy, c, r, k, o) = (next(wide), next(high), next(columns), next(rows), next(ins), next(outs));
+            let (image, y, x) = (rest, r + dy, c + dx);
+            if (padding..h + padding).contains(&y) && (padding..w + padding).contains(&x) {
+                let pixel = ((image * ins + k) * h + y - padding) * w + x - padding;
+                at([((o * ins + k) * high + dy) * wide + dx, pixel, ((image * outs + o) * rows + r) * columns + c]);
+            }
+        }
+    }
+
+    #[test]
+    fn large_ones_are_those_of_the_formula() {
+        let cases = [
+            ([6, 3, 9, 11], [13, 3, 3], 1),
+            ([2, 5, 20, 17], [25, 5, 4], 2),
+            ([5, 9, 4, 70], [6, 1, 2], 0),
+            ([1, 2, 7, 33], [8, 2, 7], 1),
+        ];
+        for (x, kernel, padding) in cases {
+            let weights = [kernel[0], x[1], kernel[1], kernel[2]];
+            for (device, allowed) in [(Device::cpu(), 1e-5), (Device::cpu_f64(), 1e-14)] {
+                let draw = |i: u32, shape: &[usize]| Rng::new(6, 0).normal_tensor(&device, Stream(i), shape);
+                let tape = Tape::without_params(&device);
+                let [x, w, b] = [draw(0, &x), draw(1, &weights), draw(2, &kernel[..1])].map(|value| tape.input(value));
+                let y = x.conv2d(w, b, 1, padding);
+                let dy = draw(3, &y.shape());
+                let found = tape.backward((y * tape.constant(dy.clone())).sum(), &mut Grads::none(&device));
+                let [x0, w0, b0, dy] = [x.value(), w.value(), b.value(), dy].map(|value| value.to_f64());
+                let places = dy.len() / x.shape()[0] / b0.len();
+                let mut wanted = [
+                    (0..dy.len()).map(|i| b0[i / places % b0.len()]).collect(),
+                    vec![0.0; w0.len()],
+                    vec![0.0; x0.len()],
+                ];
+                let sizes = x.shape().try_into().unwrap();
+                meet(sizes, kernel, padding, |[i, j, k]| {
+                    wanted[0][k] += w0[i] * x0[j];
+                    wanted[1][i] += x0[j] * dy[k];
+                    wanted[2][j] += w0[i] * dy[k];
+                });
+                for (wanted, found) in wanted.iter().zip([y.value(), found.of(w), found.of(x)]) {
+                    let size = wanted.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
+                    for (a, b) in wanted.iter().zip(found.to_f64()) {
+                        assert!((a - b).abs() < allowed * size, "{sizes:?} by {kernel:?}: {a} and {b}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

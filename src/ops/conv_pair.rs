@@ -8,9 +8,9 @@
 mod host;
 mod launches;
 
-use super::{Cost, Op, live::live_rows, size};
+use super::{Cost, Op, flat::Taps, live::live_rows, size};
 use crate::{Device, Tensor, Var, device::on_device, real::Real, slot::Slot};
-use host::{Gradients, Taps};
+use host::{Gradients, KERNEL};
 use rayon::prelude::*;
 
 struct ConvPair {
@@ -66,7 +66,7 @@ impl Op for ConvPair {
         let mut y = Tensor::empty(cx, &[d.n, d.features()]);
         on_device!(cx, T => {
             let live = live_rows(self.name(), self.live.as_ref(), d.n);
-            let taps = [Taps::<T>::new(x[1].slice(), x[2].slice(), 1), Taps::new(x[3].slice(), x[4].slice(), d.c1)];
+            let taps = [Taps::<T>::new(x[1].slice(), x[2].slice(), KERNEL), Taps::new(x[3].slice(), x[4].slice(), KERNEL)];
             let images = x[0].slice::<T>();
             y.slice_mut::<T>().par_chunks_mut(d.features()).enumerate().for_each(|(i, y)| {
                 if live[i] {
@@ -84,9 +84,9 @@ impl Op for ConvPair {
         on_device!(cx, T => {
             let live = live_rows(self.name(), self.live.as_ref(), d.n);
             let taps = [
-                Taps::<T>::new(x[1].slice(), x[2].slice(), 1),
-                Taps::mirrored(x[3].slice(), d.c2, d.c1),
-                Taps::mirrored(x[1].slice(), d.c1, 1),
+                Taps::<T>::new(x[1].slice(), x[2].slice(), KERNEL),
+                Taps::mirrored(x[3].slice(), d.c2, KERNEL),
+                Taps::mirrored(x[1].slice(), d.c1, KERNEL),
             ];
             let (images, y, dy) = (x[0].slice::<T>(), y[0].slice::<T>(), dy.slice::<T>());
             let sizes = [d.c1 * 9, d.c1, d.c2 * d.c1 * 9, d.c2];
