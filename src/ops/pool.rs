@@ -53,6 +53,57 @@ impl Window {
         let first = first.min(last);
         (first..last, (first * self.stride + j).saturating_sub(self.padding))
     }
+
+    /// The largest pixel that each row `[columns]` of each window sees, for all rows of an image, and its column in the window.
+    #[inline(always)]
+    fn largest_along_rows<T: Real>(self, x: &[T], d: Dims, places: &[T], y: &mut [T], at: &mut [T]) {
+        // Where all are −∞ it is the first of them.
+        y.fill(T::of(f64::NEG_INFINITY));
+        at.fill(T::ZERO);
+        if self.padding > 0 {
+            at.chunks_mut(d.columns).for_each(|at| {
+                at.iter_mut().enumerate().for_each(|(c, at)| *at = places[self.place(c, d.w).1]);
+            });
+        }
+        // Rows that end with a window's end are one long row.
+        let rows = if self.padding == 0 && d.w == d.columns * self.stride { 1 } else { d.h };
+        let (pixels, windows) = (x.len() / rows, y.len() / rows);
+        for (x, (y, at)) in x.chunks(pixels).zip(y.chunks_mut(windows).zip(at.chunks_mut(windows))) {
+            for (j, &place) in places[..self.size].iter().enumerate() {
+                let (columns, first) = if rows == 1 { (0..windows, j) } else { self.seen(j, d) };
+                let (x, y, at) = (&x[first..], &mut y[columns.clone()], &mut at[columns]);
+                match self.stride {
+                    1 => larger::<T, 1>(x, place, y, at),
+                    2 => larger::<T, 2>(x, place, y, at),
+                    stride => {
+                        let pixels = x.iter().step_by(stride);
+                        y.iter_mut().zip(at).zip(pixels).for_each(|((y, at), &x)| choose(x, place, y, at));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Of these, the largest of each window, and its place.
+    #[inline(always)]
+    fn largest_across_rows<T: Real>(self, (x, x_at): (&[T], &[T]), d: Dims, places: &[T], y: &mut [T], at: &mut [T]) {
+        for (r, (y, at)) in y.chunks_mut(d.columns).zip(at.chunks_mut(d.columns)).enumerate() {
+            let (rows, above) = self.place(r, d.h);
+            let rows = rows.start * d.columns..rows.end * d.columns;
+            let rows = x[rows.clone()].chunks(d.columns).zip(x_at[rows].chunks(d.columns));
+            for (i, (x, x_at)) in rows.enumerate() {
+                let place = places[(above + i) * self.size];
+                if i == 0 {
+                    y.copy_from_slice(x);
+                    at.iter_mut().zip(x_at).for_each(|(at, &x_at)| *at = place + x_at);
+                    continue;
+                }
+                for ((y, at), (&x, &x_at)) in y.iter_mut().zip(at.iter_mut()).zip(x.iter().zip(x_at)) {
+                    choose(x, place + x_at, y, at);
+                }
+            }
+        }
+    }
 }
 
 /// The value x at `place` of a window takes the place of the largest before it.
@@ -137,39 +188,25 @@ impl Op for Pool {
         let mut at = if self.max { vec![Tensor::empty(cx, &shape)] } else { vec![] };
         on_device!(cx, T => {
             let (x, share) = (x[0].slice::<T>(), T::of(self.share()));
-            let pixels = |row: usize| {
-                let plane = &x[row / d.rows * d.h * d.w..][..d.h * d.w];
-                let (rows, skipped) = window.place(row % d.rows, d.h);
-                (&plane[rows.start * d.w..rows.end * d.w], skipped)
-            };
             if self.max {
                 let places: Vec<T> = (0..window.size * window.size).map(|i| T::of(i as f64)).collect();
                 let (y, at) = (y.slice_mut::<T>(), at[0].slice_mut::<T>());
-                let lowest = T::of(f64::NEG_INFINITY);
-                cpu::each_row_of_two(y, at, [d.columns; 2], 4 * d.rows, #[inline(always)] |row, y, at| {
-                    let (pixels, above) = pixels(row);
-                    // Where all are −∞ it is the first of them.
-                    y.fill(lowest);
-                    at.iter_mut().enumerate().for_each(|(c, at)| *at = places[above * window.size + window.place(c, d.w).1]);
-                    for (r, pixels) in pixels.chunks(d.w).enumerate() {
-                        for j in 0..window.size {
-                            let (place, (columns, first)) = (places[(above + r) * window.size + j], window.seen(j, d));
-                            let (y, at) = (&mut y[columns.clone()], &mut at[columns]);
-                            match window.stride {
-                                1 => larger::<T, 1>(&pixels[first..], place, y, at),
-                                2 => larger::<T, 2>(&pixels[first..], place, y, at),
-                                stride => {
-                                    let pixels = pixels[first..].iter().step_by(stride);
-                                    y.iter_mut().zip(at).zip(pixels).for_each(|((y, at), &x)| choose(x, place, y, at));
-                                }
-                            }
-                        }
-                    }
+                cpu::each_row_of_two(y, at, [d.rows * d.columns; 2], 4, #[inline(always)] |plane, y, at| {
+                    cpu::with_scratch(2 * d.h * d.columns, #[inline(always)] |memory: &mut [T]| {
+                        let (along, along_at) = memory.split_at_mut(d.h * d.columns);
+                        window.largest_along_rows(&x[plane * d.h * d.w..][..d.h * d.w], d, &places, along, along_at);
+                        window.largest_across_rows((along, along_at), d, &places, y, at);
+                    })
                 });
             } else {
+                let pixels = |row: usize| {
+                    let plane = &x[row / d.rows * d.h * d.w..][..d.h * d.w];
+                    let rows = window.place(row % d.rows, d.h).0;
+                    &plane[rows.start * d.w..rows.end * d.w]
+                };
                 cpu::each_row(y.slice_mut::<T>(), d.columns, 4 * d.rows, #[inline(always)] |row, y| {
                     y.fill(T::ZERO);
-                    for pixels in pixels(row).0.chunks(d.w) {
+                    for pixels in pixels(row).chunks(d.w) {
                         for (c, y) in y.iter_mut().enumerate() {
                             *y += pixels[window.place(c, d.w).0].iter().copied().sum::<T>();
                         }
@@ -260,6 +297,10 @@ mod tests {
         assert!(gradcheck(&[&[2, 9, 3]], |_, x| x[0].average_pool(3)) < 1e-6);
         assert!(gradcheck(&[&[2, 2, 7, 5]], |_, x| x[0].average_pool(overlapping)) < 1e-6);
         assert!(gradcheck(&[&[3, 5, 7]], |_, x| x[0].max_pool(2)) < 1e-6);
+        assert!(gradcheck(&[&[3, 6, 4]], |_, x| x[0].max_pool(2)) < 1e-6);
+        assert!(gradcheck(&[&[2, 7, 6]], |_, x| x[0].max_pool(3)) < 1e-6);
+        let apart = Window { size: 2, stride: 3, padding: 0 };
+        assert!(gradcheck(&[&[2, 8, 9]], |_, x| x[0].max_pool(apart)) < 1e-6);
         assert!(gradcheck(&[&[2, 2, 7, 6]], |_, x| x[0].max_pool(overlapping)) < 1e-6);
     }
 
