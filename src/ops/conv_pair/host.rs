@@ -266,7 +266,7 @@ mod tests {
         let (weights1, weights2) = (d.c1 * 9, d.c2 * d.c1 * 9);
         let (image, dy) = (draw(0, d.h * d.w), draw(1, d.features()));
         let (w1, b1, w2, b2) = (draw(2, weights1), draw(3, d.c1), draw(4, weights2), draw(5, d.c2));
-        let mut memory = vec![T::of(f64::NAN); rows(&d).numbers(1 + 2 * d.c1 + d.c2)];
+        let mut memory = vec![T::of(f64::NAN); rows(d).numbers(1 + 2 * d.c1 + d.c2)];
 
         let mut y = vec![T::of(f64::NAN); d.features()];
         let mut free = &mut memory[..];

@@ -1,4 +1,4 @@
-//! The lines of `benches/peer/compare.py` in candle and in burn, on the CPU, in single precision: `peer candle|burn [--runs 40]`. As many
+//! The lines of `benches/peer/compare.py` in candle and in burn, on the CPU, in single precision: `peer candle|burn [--runs 25]`. As many
 //! threads as `RAYON_NUM_THREADS` says.
 //!
 //! A line of JSON for each: milliseconds of the fastest forward pass, and of that and the fastest backward pass together; and sums over
@@ -27,12 +27,12 @@ const RATE: f64 = 2e-3;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let runs = arguments.iter().position(|a| a == "--runs").map_or("40", |at| &arguments[at + 1]);
+    let runs = arguments.iter().position(|a| a == "--runs").map_or("25", |at| &arguments[at + 1]);
     let lines = Lines { runs: runs.parse().expect("--runs: a number") };
     match arguments.get(1).map(String::as_str) {
         Some("burn") => in_burn::all(&lines),
         Some("candle") => in_candle::all(&lines).expect("candle computes"),
-        _ => panic!("peer candle|burn [--runs 40]"),
+        _ => panic!("peer candle|burn [--runs 25]"),
     }
 }
 
