@@ -43,7 +43,7 @@ Methods:
   affine     the distance of ink from ink after the best affine map
   reference  the model: a new drawing is of the character of which it is most likely another exemplar, as the authors' program
              computes it (published: 73.5 % right for DooD)
-  improved   the same with its quirks mended (rotations, the count of strokes), both ways
+  improved   the same with its quirks mended (rotations, the count of strokes), both ways, from where the ink of both lies together best
 Models without curves (air, dair, dr) move the codes of their strokes; reference is then that of AIR (published: 14.5 % right), which has
 9 parses of one drawing each and an affine map that is not used; improved uses it.
 

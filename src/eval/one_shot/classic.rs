@@ -32,14 +32,40 @@ impl Classic {
             Ok(-match self {
                 Classic::Hausdorff => hausdorff(&queries[q].ink, &supports[s].ink),
                 Classic::Pixels => euclidean(run.query.image(q), run.support.image(s)),
-                Classic::Affine => aligned(&queries[q], &supports[s]),
+                Classic::Affine => align(&queries[q], &supports[s]).0,
             })
         };
         pairs.par_iter().map(score).collect()
     }
 }
 
-/// A pixel's or a point's place, in pixels about the centre of the ink.
+/// The first two rows of an affine map's matrix, row-major.
+pub(crate) type Map = [f64; 6];
+
+/// For every query and character of a run, `[queries · characters]`, the affine map under which the character's ink comes to lie on that
+/// of the query, as [`Classic::Affine`] finds it, from −1 to 1 across images. Only what has ink can be aligned; anything else stays where
+/// it is.
+pub(crate) fn alignments(queries: &Images, characters: &Images, observer: &dyn Observer) -> Result<Vec<Map>> {
+    let [queries, characters] = [queries, characters]
+        .map(|images| (0..images.len()).map(|i| Shape::of(images.image(i), images.side)).collect::<Vec<_>>());
+    let pairs: Vec<_> = queries.iter().flat_map(|q| characters.iter().map(move |c| (q, c))).collect();
+    let map = |(query, character): &(&Option<Shape>, &Option<Shape>)| {
+        observer.go_on()?;
+        let (Some(query), Some(character)) = (query, character) else { return Ok([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]) };
+        let [_, [a, b, dx, d, e, dy]] = matrices(&align(query, character).1);
+        // About the middle of images instead of the centres of ink.
+        let unit = |v: f64| 2.0 * v / SIDE - 1.0;
+        let [[x, y], [to_x, to_y]] = [character.centre, query.centre].map(|c| c.map(unit));
+        let [dx, dy] = [dx, dy].map(|v| 2.0 * v / SIDE);
+        Ok([a, b, to_x + dx - a * x - b * y, d, e, to_y + dy - d * x - e * y])
+    };
+    pairs.par_iter().map(map).collect()
+}
+
+/// Pixels of the official images along a side, which all lengths here are in.
+const SIDE: f64 = 105.0;
+
+/// A pixel's or a point's place, in pixels of the official images about the centre of the ink.
 type Point = [f64; 2];
 
 /// A drawing as a set of ink pixels.
@@ -50,6 +76,8 @@ struct Shape {
     /// Squared distance of every pixel from the nearest ink.
     distance: Vec<f64>,
     side: usize,
+    /// A pixel of this image.
+    pixel: f64,
     centre: Point,
 }
 
@@ -66,9 +94,12 @@ impl Shape {
     }
 
     fn of(pixels: &[u8], side: usize) -> Option<Shape> {
-        let is_ink = |at: usize| pixels[at] >= 128;
-        let mut ink: Vec<Point> =
-            (0..pixels.len()).filter(|&at| is_ink(at)).map(|at| [(at % side) as f64, (at / side) as f64]).collect();
+        let pixel = SIDE / side as f64;
+        // Ink that is thin in a small image is pale.
+        let pale = pixels.iter().max()?.div_ceil(2).max(1);
+        let is_ink = |at: usize| pixels[at] >= pale;
+        let place = |at: usize| [(at % side) as f64 * pixel, (at / side) as f64 * pixel];
+        let mut ink: Vec<Point> = (0..pixels.len()).filter(|&at| is_ink(at)).map(place).collect();
         if ink.is_empty() {
             return None;
         }
@@ -76,18 +107,19 @@ impl Shape {
         let centre = [mean(0), mean(1)];
         ink.iter_mut().for_each(|p| *p = [p[0] - centre[0], p[1] - centre[1]]);
         let sample = ink.iter().step_by(ink.len().div_ceil(SAMPLE)).copied().collect();
-        let distance = squared_distances(side, is_ink);
-        Some(Shape { ink, sample, distance, side, centre })
+        let distance = squared_distances(side, is_ink).into_iter().map(|v| v * pixel * pixel).collect();
+        Some(Shape { ink, sample, distance, side, pixel, centre })
     }
 
     /// The squared distance of a point from the nearest ink, not above [`FAR`].
     fn distance(&self, [x, y]: Point) -> f64 {
         let (x, y) = (x + self.centre[0], y + self.centre[1]);
-        let last = (self.side - 1) as f64;
+        let last = (self.side - 1) as f64 * self.pixel;
         // Outside of the image it is at least that from the border.
         let (inside_x, inside_y) = (x.clamp(0.0, last), y.clamp(0.0, last));
         let outside = (x - inside_x).powi(2) + (y - inside_y).powi(2);
-        let at = inside_y.round() as usize * self.side + inside_x.round() as usize;
+        let [column, row] = [inside_x, inside_y].map(|v| (v / self.pixel).round() as usize);
+        let at = row * self.side + column;
         (self.distance[at] + outside).min(FAR)
     }
 }
@@ -138,8 +170,9 @@ const HALVINGS: u32 = 4;
 /// Rotations from which the search begins.
 const TURNS: [f64; 3] = [0.0, -0.35, 0.35];
 
-/// The mean squared distance of ink from ink, both ways, after the best affine map that is found by a search along its coordinates.
-fn aligned(query: &Shape, support: &Shape) -> f64 {
+/// The mean squared distance of ink from ink, both ways, after the best affine map that is found by a search along its coordinates; and
+/// that map, from the query to the character.
+fn align(query: &Shape, support: &Shape) -> (f64, [f64; 6]) {
     let cost = |map: &[f64; 6]| {
         let [there, back] = matrices(map);
         let mean = |points: &[Point], m: &[f64; 6], to: &Shape| {
@@ -174,9 +207,9 @@ fn aligned(query: &Shape, support: &Shape) -> f64 {
                 }
             }
         }
-        best
+        (best, map)
     };
-    TURNS.into_iter().map(search).fold(f64::INFINITY, f64::min)
+    TURNS.into_iter().map(search).min_by(|a, b| a.0.total_cmp(&b.0)).expect("there are some")
 }
 
 /// The map as a matrix, and its inverse: shift x, shift y, log scale x, log scale y, rotation, shear x.
@@ -254,7 +287,7 @@ mod tests {
         let mean = |from: &Shape, to: &Shape| {
             from.sample.iter().map(|&p| to.distance(p)).sum::<f64>() / from.sample.len() as f64
         };
-        let (still, moved) = (mean(&query, &support) + mean(&support, &query), aligned(&query, &support));
+        let (still, moved) = (mean(&query, &support) + mean(&support, &query), align(&query, &support).0);
         assert!(moved < still / 2.0, "{still} -> {moved}");
         let same = Run {
             support: images(&[picture(cross), picture(corner)]),
@@ -263,6 +296,27 @@ mod tests {
         for method in [Classic::Hausdorff, Classic::Pixels, Classic::Affine] {
             assert_eq!(method.scores(&same, &Silent).unwrap()[0], 0.0, "{method:?}");
         }
+    }
+
+    #[test]
+    fn an_alignment_lays_a_character_on_a_query() {
+        let still = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0];
+        let blank = picture(|_, _| false);
+        // Four pixels to the right and two up, of 40 pixels that are 2 across.
+        let moved = picture(|x, y| cross(x - 4.0, y + 2.0));
+        let found = alignments(&images(&[moved, blank.clone()]), &images(&[picture(cross), blank]), &Silent).unwrap();
+        let wanted = [1.0, 0.0, 0.2, 0.0, 1.0, -0.1];
+        assert!(found[0].iter().zip(wanted).all(|(a, b)| (a - b).abs() < 0.02), "{:?}", found[0]);
+        assert_eq!(found[1..], [still; 3], "what has no ink stays where it is");
+        // Turned by a third about the middle, larger by a tenth, and a little to the left.
+        let turned = picture(|x, y| {
+            let (x, y) = ((x - 18.0) / 1.1, (y - 20.0) / 1.1);
+            let (c, s) = (0.3f64.cos(), 0.3f64.sin());
+            cross(c * x + s * y + 20.0, c * y - s * x + 20.0)
+        });
+        let found = alignments(&images(&[turned]), &images(&[picture(cross)]), &Silent).unwrap()[0];
+        let wanted = [1.1 * 0.3f64.cos(), -1.1 * 0.3f64.sin(), -0.1, 1.1 * 0.3f64.sin(), 1.1 * 0.3f64.cos(), 0.0];
+        assert!(found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 0.12), "{found:?} instead of {wanted:?}");
     }
 
     #[test]

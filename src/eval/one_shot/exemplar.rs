@@ -15,10 +15,11 @@
 //! Models without curves (AIR, Difference-AIR, δR) move the codes of their strokes instead, and the map moves the whole image, whose values
 //! are cut to [0, 1]. The authors' program has a map there and does not use it; so does [`Preset::Reference`].
 
+use super::classic::{Map, alignments};
 use crate::{
     Observer, ParamsBuilder, Result, Tape, Tensor, Var,
     ascent::Ascent,
-    data::Run,
+    data::{Images, Run},
     eval::{Artist, Best, Drawing, Stroke, reconstruct},
     measure::{self, pixels},
     model::Model,
@@ -28,7 +29,10 @@ use crate::{
     rng::Rng,
 };
 use serde::{Deserialize, Serialize};
-use std::f64::consts::{PI, TAU};
+use std::{
+    f64::consts::{PI, TAU},
+    iter::repeat_n,
+};
 
 /// How an exemplar may differ from a parse, and how the best one is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +43,8 @@ pub enum Preset {
     /// spread of a control point.
     Reference,
     /// With rotations; log p(z | ψ) relative to its peak, so that parses with many strokes are not preferred for that; pens as they are on
-    /// the canvas; rates that fit the spread and fall.
+    /// the canvas; rates that fit the spread and fall. Curves begin where the character's ink lies best on that of the new drawing
+    /// ([`Classic::Affine`](super::classic::Classic::Affine)): updates alone find a way across a few pixels only.
     Improved,
 }
 
@@ -139,13 +144,20 @@ pub fn scores(artist: &Artist, run: &Run, protocol: &Protocol, rng: Rng, observe
     let [queries, supports] =
         [&run.query, &run.support].map(|images| pixels(images, 0..images.len(), artist.params.device()));
     let other = Rng::new(!rng.seed, rng.step);
+    let aligned = |x: &Images, characters: &Images| match protocol.preset {
+        Preset::Improved if artist.model.draws_curves() => alignments(x, characters, observer).map(Some),
+        _ => Ok(None),
+    };
     let parsed = parse(artist, &supports, protocol, rng, observer)?;
-    let one_way = evidence(artist, &queries, &parsed, protocol, observer)?;
+    let maps = aligned(&run.query, &run.support)?;
+    let one_way = evidence(artist, &queries, (&parsed, maps), protocol, observer)?;
     if !protocol.two_way {
         return Ok(one_way);
     }
     let (q, c) = (run.query.len(), run.support.len());
-    let back = evidence(artist, &supports, &parse(artist, &queries, protocol, other, observer)?, protocol, observer)?;
+    let parsed_queries = parse(artist, &queries, protocol, other, observer)?;
+    let maps = aligned(&run.support, &run.query)?;
+    let back = evidence(artist, &supports, (&parsed_queries, maps), protocol, observer)?;
     let both = |i: usize| one_way[i] + back[i % c * q + i / c] - parsed[i % c].log_marginal;
     Ok((0..q * c).map(both).collect())
 }
@@ -170,20 +182,22 @@ fn parse(artist: &Artist, x: &Tensor, protocol: &Protocol, rng: Rng, observer: &
     Ok((0..n).map(image).collect())
 }
 
-/// log p(x | character) of every image of x `[N, H, W]` and character, `[N · characters]`.
+/// log p(x | character) of every image of x `[N, H, W]` and character, `[N · characters]`, and from where each pair's exemplars begin.
 fn evidence(
     artist: &Artist,
     x: &Tensor,
-    characters: &[Parsed],
+    (characters, maps): (&[Parsed], Option<Vec<Map>>),
     protocol: &Protocol,
     observer: &dyn Observer,
 ) -> Result<Vec<f64>> {
     let images = 0..x.shape()[0];
-    let triples: Vec<(usize, &Drawing)> = images
+    let maps: Option<Vec<Map>> =
+        maps.map(|maps| maps.into_iter().flat_map(|map| repeat_n(map, protocol.parses)).collect());
+    let triples: Vec<Triple> = images
         .flat_map(|i| characters.iter().flat_map(move |c| c.parses.iter().map(move |(drawing, _)| (i, drawing))))
         .collect();
     let fitted = task(observer, "Fitting exemplars", triples.len() * (protocol.updates + 1), || {
-        fit(artist, x, &triples, protocol.preset, protocol.updates, observer)
+        fit(artist, x, (&triples, maps.as_deref()), (protocol.preset, protocol.updates), observer)
     })?;
     let of_pairs = fitted.chunks(protocol.parses).zip(characters.iter().cycle());
     Ok(of_pairs
@@ -191,25 +205,28 @@ fn evidence(
         .collect())
 }
 
+/// Which image it is an exemplar for, and the parse that it is one of.
+type Triple<'a> = (usize, &'a Drawing);
+
 /// So many triples are moved at once, to bound memory: those of a round of the authors' program.
 const AT_ONCE: usize = 1200;
 
-/// The scores of triples of an image of x `[N, H, W]` and a parse, after so many updates.
+/// The scores of triples of an image of x `[N, H, W]` and a parse, each beginning with an affine map of its own, after so many updates.
 ///
 /// # Errors
 /// [`Error::Stopped`](crate::Error::Stopped); those of a GPU.
-pub fn fit(
+fn fit(
     artist: &Artist,
     x: &Tensor,
-    triples: &[(usize, &Drawing)],
-    preset: Preset,
-    updates: usize,
+    (triples, maps): (&[Triple], Option<&[Map]>),
+    (preset, updates): (Preset, usize),
     observer: &dyn Observer,
 ) -> Result<Vec<f64>> {
     let device = artist.params.device();
     let mut scores = Vec::with_capacity(triples.len());
-    for triples in triples.chunks(AT_ONCE) {
-        let block = Block::of(artist, x, triples, preset);
+    for (part, triples) in triples.chunks(AT_ONCE).enumerate() {
+        let maps = maps.map(|maps| &maps[part * AT_ONCE..][..triples.len()]);
+        let block = Block::of(artist, x, (triples, maps), preset);
         let mut builder = ParamsBuilder::new();
         let [steps, d] = [block.points.len(), artist.model.config.stroke_dim()];
         for t in 0..steps {
@@ -246,10 +263,12 @@ struct Block {
     weights: Vec<Tensor>,
     /// ω1 `[N]`, where the model has pens.
     slope: Option<Tensor>,
+    /// The affine maps with which exemplars begin `[N, 3, 3]`, if it is not with none.
+    begins: Option<Tensor>,
 }
 
 impl Block {
-    fn of(artist: &Artist, x: &Tensor, triples: &[(usize, &Drawing)], preset: Preset) -> Self {
+    fn of(artist: &Artist, x: &Tensor, (triples, maps): (&[Triple], Option<&[Map]>), preset: Preset) -> Self {
         let (device, n, d) = (artist.params.device(), triples.len(), artist.model.config.stroke_dim());
         let steps = triples.iter().map(|(_, drawing)| drawing.strokes.len()).max().unwrap_or(0).max(1);
         let each = |columns: usize, value: &dyn Fn(&Drawing, usize) -> Option<Vec<f64>>, off: f64| -> Vec<Tensor> {
@@ -289,6 +308,10 @@ impl Block {
                 0.0,
             ),
             slope: slopes.map(|slopes| Tensor::from_f64(device, &[n], &slopes)),
+            begins: maps.map(|maps| {
+                let whole: Vec<f64> = maps.iter().flat_map(|map| map.iter().copied().chain([0.0, 0.0, 1.0])).collect();
+                Tensor::from_f64(device, &[n, 3, 3], &whole)
+            }),
         }
     }
 
@@ -296,7 +319,11 @@ impl Block {
     /// last the raw numbers of the map `[N, 7]`.
     fn score<'t>(&self, model: &Model, tape: &'t Tape<'t>, vars: &[Var<'t>], preset: Preset) -> Var<'t> {
         let (map, moves) = vars.split_last().expect("the map is last");
-        let matrix = map.squash(&preset.ranges()).affine7(preset.angle());
+        let mut matrix = map.squash(&preset.ranges()).affine7(preset.angle());
+        if let Some(begins) = &self.begins {
+            let n = begins.shape()[0];
+            matrix = matrix.reshape(&[n, 2, 3]).matmul(tape.constant(begins.clone())).reshape(&[n, 6]);
+        }
         let (config, d) = (&model.config, model.config.stroke_dim());
         let settings = RenderSettings {
             placement: Placement::Points,
@@ -373,8 +400,11 @@ mod tests {
             artist.model.config.norm_floor = f64::MAX;
             let x = pixels(&run().query, 0..3, &device);
             let parsed = parse(&artist, &x, &SMALL, Rng::new(1, 0), &Silent).unwrap();
-            let triples: Vec<(usize, &Drawing)> = parsed.iter().map(|p| &p.parses[0].0).enumerate().collect();
-            let block = Block::of(&artist, &x, &triples, preset);
+            let map = [1.1, 0.1, 0.05, -0.2, 0.9, -0.02];
+            let maps = [map; 3];
+            let maps = (preset == Preset::Improved).then_some(&maps[..]);
+            let triples: Vec<Triple> = parsed.iter().map(|p| &p.parses[0].0).enumerate().collect();
+            let block = Block::of(&artist, &x, (&triples, maps), preset);
             assert!(block.on.iter().any(|on| on.to_f64().contains(&1.0)), "nothing is drawn");
             let mut shapes = vec![vec![3, 6]; block.points.len()];
             shapes.push(vec![3, 7]);
@@ -425,8 +455,8 @@ mod tests {
 
         let x = pixels(&run.query, 0..3, artist.params.device());
         let parsed = parse(&artist, &x, &SMALL, Rng::new(3, 0), &Silent).unwrap();
-        let triples: Vec<(usize, &Drawing)> = parsed.iter().map(|p| &p.parses[0].0).enumerate().collect();
-        let fitted = |triples: &[(usize, &Drawing)]| fit(&artist, &x, triples, Preset::Improved, 5, &Silent).unwrap();
+        let triples: Vec<Triple> = parsed.iter().map(|p| &p.parses[0].0).enumerate().collect();
+        let fitted = |triples: &[Triple]| fit(&artist, &x, (triples, None), (Preset::Improved, 5), &Silent).unwrap();
         let apart: Vec<f64> = triples.iter().flat_map(|&triple| fitted(&[triple])).collect();
         for (apart, together) in apart.iter().zip(fitted(&triples)) {
             assert!((apart - together).abs() < 1e-2, "{apart} {together}");
@@ -438,9 +468,8 @@ mod tests {
         let (artist, device) = (artist(Placement::Points, &Device::cpu_f64()), Device::cpu_f64());
         let x = pixels(&run().query, 0..3, &device);
         let parsed = parse(&artist, &x, &SMALL, Rng::new(1, 0), &Silent).unwrap();
-        let triples: Vec<(usize, &Drawing)> =
-            parsed.iter().flat_map(|p| [0, 1, 2].map(|i| (i, &p.parses[0].0))).collect();
-        let after = |updates| fit(&artist, &x, &triples, Preset::Improved, updates, &Silent).unwrap();
+        let triples: Vec<Triple> = parsed.iter().flat_map(|p| [0, 1, 2].map(|i| (i, &p.parses[0].0))).collect();
+        let after = |updates| fit(&artist, &x, (&triples, None), (Preset::Improved, updates), &Silent).unwrap();
         let mean = |scores: &[f64]| scores.iter().sum::<f64>() / scores.len() as f64;
         let (before, after) = (mean(&after(0)), mean(&after(60)));
         assert!(after > before + 1.0, "{before} -> {after}");
@@ -468,10 +497,10 @@ mod tests {
             let several = Protocol { parses: 8, particles: 1, ..SMALL };
             let parsed = parse(&artist, &x, &several, Rng::new(1, 0), &Silent).unwrap();
             let longest = |p: &Parsed| (0..8).max_by_key(|&k| p.parses[k].0.strokes.len()).unwrap();
-            let triples: Vec<(usize, &Drawing)> = parsed.iter().map(|p| &p.parses[longest(p)].0).enumerate().collect();
+            let triples: Vec<Triple> = parsed.iter().map(|p| &p.parses[longest(p)].0).enumerate().collect();
             assert!(triples.iter().any(|(_, drawing)| !drawing.strokes.is_empty()));
             for preset in [Preset::Reference, Preset::Improved] {
-                let block = Block::of(&artist, &x, &triples, preset);
+                let block = Block::of(&artist, &x, (&triples, None), preset);
                 let d = artist.model.config.stroke_dim();
                 let mut shapes = vec![vec![3, d]; block.points.len()];
                 shapes.push(vec![3, 7]);
