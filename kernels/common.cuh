@@ -117,20 +117,22 @@ __device__ __forceinline__ uint4 philox(u64 seed, u64 step, unsigned stream, uns
     return make_uint4(c0, c1, c2, c3);
 }
 
-// x, if it is what a rounding to tf32 or bf16 leaves finite; else the largest number of that type, with the sign of x. An infinite x
-// and NaN stay what they are.
-#define LARGEST_TF32 3.4011621342146535e38f
-#define LARGEST_BF16 3.3895313892515355e38f
-__device__ __forceinline__ float roundable(float x, float largest) {
-    return fabsf(x) > largest && fabsf(x) <= 3.4028234663852886e38f ? copysignf(largest, x) : x;
+// The bits of a float that these types have.
+#define TF32_BITS 0xffffe000u
+#define BF16_BITS 0xffff0000u
+
+// x, but cut to the largest number of such a type where rounding to it might be to infinity. An infinite x and NaN stay what they are.
+template <unsigned BITS> __device__ __forceinline__ float roundable(float x) {
+    unsigned bits = __float_as_uint(x);
+    return (bits & BITS & 0x7fffffffu) == (BITS & 0x7f7fffffu) ? __uint_as_float(bits & BITS) : x;
 }
 
 // ---- Tensor cores and asynchronous copies -------------------------------------------------------------------------------
 // A host that runs these kernels for tests brings its own versions of these functions.
 #ifndef HOST_DEVICE_FUNCTIONS
 
-// Rounded to the 10 mantissa bits of tf32.
-__device__ __forceinline__ unsigned to_tf32(float x) {
+// Rounded to the 10 mantissa bits of tf32, the largest numbers to infinity.
+__device__ __forceinline__ unsigned round_tf32(float x) {
     unsigned y;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
     return y;
@@ -171,3 +173,6 @@ __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.com
 template <int N> __device__ __forceinline__ void copy_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
 #endif
+
+// An operand of mma_tf32: rounded, and finite if x is.
+__device__ __forceinline__ unsigned to_tf32(float x) { return round_tf32(roundable<TF32_BITS>(x)); }

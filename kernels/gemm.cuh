@@ -98,9 +98,9 @@ template <class Tile, int SIDE, bool BY_K, class Source> struct Stage {
             alignas(16) REAL values[4];
             source.value(held[c], values);
             if constexpr (MATH == TF32)
-                for (int i = 0; i < 4; i++) values[i] = __uint_as_float(to_tf32(roundable(values[i], LARGEST_TF32)));
+                for (int i = 0; i < 4; i++) values[i] = __uint_as_float(to_tf32(values[i]));
             if constexpr (MATH == BF16)
-                for (int i = 0; i < 4; i++) values[i] = roundable(values[i], LARGEST_BF16);
+                for (int i = 0; i < 4; i++) values[i] = roundable<BF16_BITS>(values[i]);
             if constexpr (BY_K) {
                 int side = side_of(v), k = k_of(v);
                 for (int i = 0; i < 4; i++) to[(k + i) * STRIDE(SIDE) + swapped(side, k)] = values[i];

@@ -46,6 +46,33 @@ fn rounded_convolutions() -> Vec<Case> {
     modes.into_iter().flat_map(of).collect()
 }
 
+/// Pixels whose first feature is so large that it is rounded to infinity where nothing is done about it, or all but. The first two
+/// outputs are cut off there, so that the gradient of their weights would be 0·∞; the others are ordinary numbers, of weights that are
+/// next to nothing. No sum lies near 0, so no ReLU falls on the other side.
+fn largest_convolution() -> Case {
+    const EXTREMES: [f64; 6] = [f32::MAX as f64, 3.402e38, 3.4015e38, 3.4e38, 3.3896e38, -(f32::MAX as f64)];
+    let [n, side, c1, c2] = [6, 9, 3, 4];
+    let quarters = |values: Vec<f64>| values.iter().map(|v| (v * 4.0).round() / 4.0).collect::<Vec<f64>>();
+    let mut x = quarters(normal(20, &[n, side, side], 0.0, 0.5));
+    EXTREMES.iter().enumerate().for_each(|(i, &extreme)| x[(i * side + 4) * side + 4] = extreme);
+    let mut w1: Vec<f64> = quarters(normal(21, &[c1, 9], 0.0, 0.5)).iter().map(|w| w * 0.5f64.powi(100)).collect();
+    w1[..9].fill(0.0);
+    w1[4] = 1.0;
+    let mut w2 = quarters(normal(22, &[c2, c1, 9], 0.0, 0.5));
+    for (i, w) in w2.iter_mut().enumerate().filter(|(i, _)| i / 9 % c1 == 0) {
+        *w = if i < 2 * c1 * 9 { -0.25 } else { 1e-30 * if i % 2 == 0 { 1.0 } else { -0.5 } };
+    }
+    let shapes: [&[usize]; 5] = [&[n, side, side], &[c1, 1, 3, 3], &[c1], &[c2, c1, 3, 3], &[c2]];
+    Case::new("conv_pair of the largest numbers", &shapes, |_, x, _| {
+        x[0].conv_pair(x[1], x[2], x[3], x[4], None) * 0.01
+    })
+    .with_input(0, x)
+    .with_input(1, w1)
+    .with_input(2, vec![0.0, 1.0 / 32.0, 3.0 / 32.0])
+    .with_input(3, w2)
+    .with_input(4, vec![1.0 / 256.0; c2])
+}
+
 /// Maps that look closer, some turned, one upside down, one far beyond the image, one of almost no size, one of a line.
 const MAPS: [[f64; 6]; 8] = [
     [0.6118734, -0.2339127, 0.1071931, 0.1714823, 0.5719237, -0.2133719],
@@ -133,6 +160,9 @@ pub fn small() -> Vec<Case> {
     let mut cases: Vec<Case> = CONVOLUTIONS.map(convolution).into();
     cases.push(convolution([3, 8, 8, 3, 4]).with_constant(&[3], mask(3, 3)));
     cases.extend(rounded_convolutions());
+    for (math, allowed) in [(MathMode::F32, 1e-6), (MathMode::Tf32, 5e-3), (MathMode::Bf16, 3e-2)] {
+        cases.push(largest_convolution().with_math(math, allowed));
+    }
     cases.extend([sampling(9, 9, false), sampling(5, 23, true), sampling(18, 1, false)]);
     cases.extend(of_images_without_gradient());
     cases.extend([pooling([3, 10, 6], 2), pooling([2, 9, 3], 3), pooling([1, 5, 7], 1)]);

@@ -72,6 +72,17 @@ fn largest(fused: bool) -> Case {
     case.with_input(0, x).with_input(1, weights)
 }
 
+/// Gates that are open or shut as far as numbers go.
+fn largest_gates() -> Case {
+    let extreme = |stream: u32| {
+        let values = normal(stream, &[7, 111], 0.0, 1.0);
+        values.iter().enumerate().map(|(i, v)| if i % 3 == 0 { v.signum() * f64::from(f32::MAX) } else { *v }).collect()
+    };
+    Case::new("gru_cell of the largest numbers", &[&[7, 37], &[7, 111], &[7, 111]], |_, x, _| x[0].gru_cell(x[1], x[2]))
+        .with_input(1, extreme(30))
+        .with_input(2, extreme(31))
+}
+
 pub fn small() -> Vec<Case> {
     use Activation::{None, Relu, Tanh};
     let (tf32, bf16) = (MathMode::Tf32, MathMode::Bf16);
@@ -117,6 +128,7 @@ pub fn small() -> Vec<Case> {
         largest(true).with_math(tf32, 5e-3),
         largest(true).with_math(bf16, 3e-2),
         Case::new("gru_cell", &[&[7, 37], &[7, 111], &[7, 111]], |_, x, _| x[0].gru_cell(x[1], x[2])),
+        largest_gates(),
     ]
 }
 

@@ -78,9 +78,9 @@ extern "C" __global__ void cubic(const float* __restrict__ x, float* __restrict_
 // c[16, 8] = a[16, 8]·b[8, 8] by one warp, operands in tf32.
 extern "C" __global__ void product_tf32(const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ c) {
     int group = threadIdx.x / 4, t = threadIdx.x % 4;
-    unsigned fragment_a[4] = {to_tf32(a[group * 8 + t]), to_tf32(a[(group + 8) * 8 + t]), to_tf32(a[group * 8 + t + 4]),
-                              to_tf32(a[(group + 8) * 8 + t + 4])};
-    unsigned fragment_b[2] = {to_tf32(b[t * 8 + group]), to_tf32(b[(t + 4) * 8 + group])};
+    unsigned fragment_a[4] = {round_tf32(a[group * 8 + t]), round_tf32(a[(group + 8) * 8 + t]), round_tf32(a[group * 8 + t + 4]),
+                              round_tf32(a[(group + 8) * 8 + t + 4])};
+    unsigned fragment_b[2] = {round_tf32(b[t * 8 + group]), round_tf32(b[(t + 4) * 8 + group])};
     float d[4] = {0, 0, 0, 0};
     mma_tf32(d, fragment_a, fragment_b);
     for (int i = 0; i < 4; i++) c[(group + i / 2 * 8) * 8 + 2 * t + i % 2] = d[i];
@@ -108,7 +108,7 @@ extern "C" __global__ void product_bf16(const float* __restrict__ a, const float
 extern "C" __global__ void roundings(const float* __restrict__ x, unsigned* __restrict__ tf32, unsigned* __restrict__ bf16, int n) {
     int i = threadIdx.x;
     if (i >= n) return;
-    tf32[i] = to_tf32(x[i]);
+    tf32[i] = round_tf32(x[i]);
     bf16[i] = pack_bf16(x[i], -x[i]);
 }
 

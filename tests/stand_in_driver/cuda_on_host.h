@@ -240,7 +240,7 @@ STAND_IN_INLINE void multiply(float d[4], const unsigned a[4], const unsigned b[
 }  // namespace stand_in
 
 // cvt.rna.tf32.f32: to the nearest, ties away from zero.
-STAND_IN_INLINE unsigned to_tf32(float x) {
+STAND_IN_INLINE unsigned round_tf32(float x) {
     if (x != x) return 0x7fffffff;
     unsigned bits = stand_in::bits_of(x);
     return isinf(x) ? bits : (bits + 0x1000) & 0xffffe000;
