@@ -465,7 +465,7 @@ const NUMBERS: [(&str, &[Dtype]); 4] = [
 ];
 
 /// Why a file is no safetensors file, in words.
-fn damage(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
+pub(crate) fn damage(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
     use safetensors::SafeTensorError::*;
     let header = bytes.first_chunk().map_or(u64::MAX, |&n| u64::from_le_bytes(n));
     let looks_right = bytes.get(8) == Some(&b'{') && header < 1 << 30;

@@ -29,7 +29,7 @@ pub use resize::resize;
 pub use source::Source;
 
 use files_in::{Entry, entries};
-use sniff::sniff;
+pub(crate) use sniff::sniff;
 
 use crate::{
     Error, Observer, Result,

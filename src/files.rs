@@ -31,6 +31,22 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::i
     Ok(())
 }
 
+/// `name` with another end after its point: in place of one of `ends`, else behind all of it, as a point may be part of a name (`v1.5`).
+pub fn with_end(name: &Path, end: &str, ends: &[&str]) -> PathBuf {
+    let known = name.extension().is_some_and(|own| ends.iter().any(|end| own == *end));
+    let mut path = if known { name.with_extension("") } else { name.to_owned() }.into_os_string();
+    path.push(".");
+    path.push(end);
+    path.into()
+}
+
+/// Refuses a file that [`write_atomically`] could not begin to write, before work is done for it.
+pub fn check_writable(path: &Path) -> Result<()> {
+    let beside = partial(path);
+    File::create(&beside).map_err(|e| Error::io("write", path, e))?;
+    remove(&beside)
+}
+
 /// Where [`write_atomically`] collects the new contents of `path`: `.NAME.PID.partial` in the same folder.
 fn partial(path: &Path) -> PathBuf {
     let name = path.file_name().map_or_else(|| "file".into(), |n| n.to_string_lossy());
@@ -147,6 +163,22 @@ mod tests {
         assert!(failed.unwrap_err().to_string().contains("disk full"));
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_point_in_a_name_is_kept() {
+        for (name, wanted) in [
+            ("a", "a.png"),
+            ("a.png", "a.png"),
+            ("a.json", "a.png"),
+            ("v1.5", "v1.5.png"),
+            ("v1.5.json", "v1.5.png"),
+            ("runs/.hidden", "runs/.hidden.png"),
+            ("a.PNG", "a.PNG.png"),
+            ("a.", "a..png"),
+        ] {
+            assert_eq!(with_end(Path::new(name), "png", &["png", "json"]), Path::new(wanted), "{name}");
+        }
     }
 
     #[test]

@@ -35,6 +35,7 @@ use crate::{
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde_json::Value;
 use std::{
     cell::RefCell,
     fmt,
@@ -433,10 +434,27 @@ impl Trainer {
 /// The settings of the run that a checkpoint is one of.
 pub fn settings_of(checkpoint: &Checkpoint) -> Result<Settings> {
     let value = checkpoint.settings();
-    let value =
-        value.ok_or_else(|| checkpoint.fail("it is one for evaluation only, without the state of a training"))?;
+    let value = value.ok_or_else(|| {
+        checkpoint.fail(
+            "it is one for evaluation only, from which no run goes on: a new one can begin with it (train --start)",
+        )
+    })?;
     Settings::deserialize(value)
         .map_err(|e| checkpoint.fail(&format!("its settings are not those of a training ({e})")))
+}
+
+/// How images of `source` are shown to the model of a checkpoint as those were that it has learned from: made square as they were, and
+/// inverted as they were if they are from the same kind of source. The defaults where the checkpoint does not say.
+pub fn reading_of(checkpoint: &Checkpoint, source: &Source) -> (Fit, Invert) {
+    let empty = Value::Null;
+    let about = checkpoint.about().unwrap_or(&empty);
+    let (word, fields) = match checkpoint.settings() {
+        Some(settings) => (Source::deserialize(&settings["data"]).ok().map(|data| data.word().to_owned()), settings),
+        None => (about["learned_from"].as_str().map(str::to_owned), &about["settings"]),
+    };
+    let alike = word.is_some_and(|word| word == source.word());
+    let invert = Invert::deserialize(&fields["invert"]).ok().filter(|_| alike);
+    (Fit::deserialize(&fields["fit"]).unwrap_or_default(), invert.unwrap_or_default())
 }
 
 /// Refuses what no run can have.

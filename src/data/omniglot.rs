@@ -91,10 +91,10 @@ pub fn one_shot_runs(path: &Path, side: usize) -> Result<Vec<Run>> {
     }
     let (tree, found) = if path.join("run01").is_dir() {
         let mut tree = Tree::new();
-        walk(path, "all_runs", &mut tree, &reading)?;
+        walk(path, RUN_FILES, &mut tree, &reading)?;
         (tree, path.to_path_buf())
     } else {
-        open(path, "all_runs", &reading)?
+        open(path, RUN_FILES, &reading)?
     };
     runs(&tree, &found.display().to_string(), side).map_err(|e| reading.remedy(&found, e))
 }
@@ -171,9 +171,10 @@ fn open(folder: &Path, stem: &str, reading: &Reading) -> Result<(Tree, PathBuf)>
         walk(&unpacked, stem, &mut tree, reading)?;
         Ok((tree, unpacked))
     } else {
+        let named = if stem == RUN_FILES { "--runs FOLDER" } else { "omniglot:FOLDER" };
         Err(Error::Data(format!(
             "{} has neither {stem}.zip nor a folder {stem}: fetch the set with --download, or name the folder that has it, as in \
-             omniglot:FOLDER",
+             {named}",
             folder.display()
         )))
     }
@@ -275,7 +276,9 @@ fn is_wanted(path: &[&str]) -> bool {
     path.first() != Some(&"__MACOSX") && !name.starts_with('.') && (is_png(name) || name == "class_labels.txt")
 }
 
-const STEMS: [&str; 3] = ["images_background", "images_evaluation", "all_runs"];
+/// The official runs of one-shot classification.
+const RUN_FILES: &str = "all_runs";
+const STEMS: [&str; 3] = ["images_background", "images_evaluation", RUN_FILES];
 
 fn has(folder: &Path, stem: &str) -> bool {
     folder.join(format!("{stem}.zip")).is_file() || folder.join(stem).is_dir()

@@ -4,8 +4,8 @@
 //! as Pillow does it (ITU-R 601). Paper is bright in most pictures, and a model wants bright ink on black: so pictures that are
 //! bright on average are inverted, unless [`Invert`] says otherwise.
 
-use super::{Entry, Grey, Images, Invert, Reading, entries, shuffle::SplitMix, sniff};
-use crate::{Error, Result, observer::Unit};
+use super::{Entry, Grey, Images, Invert, Reading, Source, entries, shuffle::SplitMix, sniff};
+use crate::{Error, Result, files::quoted, observer::Unit};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, metadata::Orientation};
 use rayon::prelude::*;
 use std::{
@@ -291,10 +291,10 @@ fn unwrapped(folder: &Path, reading: &Reading) -> Result<PathBuf> {
 fn hold_out(mut all: Vec<Picture>, folder: &Path, reading: &Reading) -> Result<(Vec<Picture>, Vec<Picture>)> {
     if let [one] = &all[..] {
         return Err(Error::Data(format!(
-            "{} holds one picture, but one to learn from and one to test on are needed: name the file itself, images:{}, to look \
-             at it alone",
+            "{} holds one picture, but one to learn from and one to test on are needed: name the file itself, {}, to look at it \
+             alone",
             folder.display(),
-            one.path.display()
+            quoted(Source::Images(one.path.clone()).to_os_string())
         )));
     }
     let (count, kept) = (all.len(), all.len().div_ceil(10));

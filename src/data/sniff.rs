@@ -1,7 +1,7 @@
 //! What a file is that is not what it should be.
 
 /// What these bytes are the beginning of, to follow "but" or "is"; `None` if that cannot be seen.
-pub(super) fn sniff(bytes: &[u8]) -> Option<&'static str> {
+pub(crate) fn sniff(bytes: &[u8]) -> Option<&'static str> {
     if bytes.is_empty() {
         return Some("an empty file");
     }

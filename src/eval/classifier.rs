@@ -18,6 +18,7 @@
 use super::one_shot::statistics::Share;
 use crate::{
     Device, Error, Grads, Observer, Params, ParamsBuilder, Result, Tape, Tensor, Var,
+    checkpoint::damage,
     data::Images,
     files::{self, quoted},
     measure::pixels,
@@ -249,6 +250,8 @@ pub struct Training {
     /// As it is now.
     pub classifier: Classifier,
     settings: Settings,
+    /// The digest of what it has learned from, if that has begun.
+    images: Option<String>,
     adam: Adam,
     grads: Grads,
 }
@@ -267,7 +270,7 @@ impl Training {
         }
         let classifier = Classifier::new(sizes, seed, device)?;
         let (adam, grads) = (Adam::new(&classifier.params, &[rate]), Grads::zeros(&classifier.params));
-        Ok(Training { classifier, settings, adam, grads })
+        Ok(Training { classifier, settings, images: None, adam, grads })
     }
 
     /// Updates so far.
@@ -290,7 +293,8 @@ impl Training {
     /// What is learned depends on the settings and the images alone, not on how often it was stopped and went on.
     ///
     /// # Errors
-    /// [`Error::Stopped`]; [`Error::Data`] if the images have no labels; [`Error::NotFinite`] if the loss is not finite, before
+    /// [`Error::Stopped`]; [`Error::Data`] if the images have no labels; [`Error::Usage`] if they are not those that it has learned from
+    /// so far; [`Error::NotFinite`] if the loss is not finite, before
     /// anything is updated.
     pub fn run(
         &mut self,
@@ -299,6 +303,14 @@ impl Training {
         mut each_epoch: impl FnMut(&Training) -> Result<()>,
     ) -> Result<()> {
         let labels = self.classifier.sizes.labels(images)?;
+        let digest = Some(digest(images));
+        if self.images.is_some() && self.images != digest {
+            return Err(Error::Usage(
+                "these images are others than those that it has learned from so far: give it the same, or begin anew"
+                    .into(),
+            ));
+        }
+        self.images = digest;
         let (seed, batch) = (self.settings.seed, self.settings.batch);
         let (total, per_epoch) = (self.total(images.len()), images.len().div_ceil(batch) as u64);
         let schedule = Schedule { warmup: 100, updates: total, end: 0.01 };
@@ -359,7 +371,8 @@ impl Training {
     /// Writes the classifier, and what training needs to go on, atomically.
     pub fn save(&self, path: &Path) -> Result<()> {
         let Classifier { sizes, params, .. } = &self.classifier;
-        let about = About { sizes: *sizes, settings: self.settings, updates: self.updates() };
+        let about =
+            About { sizes: *sizes, settings: self.settings, updates: self.updates(), images: self.images.clone() };
         let [m, v] = self.adam.moments();
         let named = params
             .specs()
@@ -385,7 +398,7 @@ impl Training {
     pub fn resume(path: &Path, settings: Settings, device: &Device) -> Result<Self> {
         let bytes = files::read(path)?;
         let file = File::parse(&bytes, path)?;
-        let About { sizes, settings: old, updates } = file.about;
+        let About { sizes, settings: old, updates, images } = file.about.clone();
         if (Settings { epochs: old.epochs, ..settings }) != old {
             return Err(Error::Usage(format!(
                 "{} learned with seed {}, batches of {} and a learning rate of {}: go on with the same",
@@ -396,7 +409,7 @@ impl Training {
             )));
         }
         let mut training = Training::new(sizes, settings, device)?;
-        training.classifier = file.classifier(device)?;
+        (training.classifier, training.images) = (file.classifier(device)?, images);
         let len = training.classifier.params.slab().len();
         let moments = |name| Ok(Tensor::from_f64(device, &[len], &file.values(name, &[len])?));
         training.adam.restore(moments("adam.m")?, moments("adam.v")?, updates);
@@ -408,11 +421,19 @@ impl Training {
 const ABOUT: &str = "classifier";
 
 /// What a file says of itself.
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct About {
     sizes: Sizes,
     settings: Settings,
     updates: u64,
+    #[serde(default)]
+    images: Option<String>,
+}
+
+/// What tells images and their labels from others.
+fn digest(images: &Images) -> String {
+    let labels = images.labels.iter().flatten().flat_map(|label| label.to_le_bytes());
+    files::sha256(&images.pixels.iter().copied().chain(labels).collect::<Vec<u8>>())
 }
 
 struct File<'a> {
@@ -424,9 +445,10 @@ struct File<'a> {
 impl<'a> File<'a> {
     fn parse(bytes: &'a [u8], path: &'a Path) -> Result<Self> {
         let fail = |what: String| Error::Checkpoint(format!("{} cannot be used as a classifier: {what}", quoted(path)));
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| fail(e.to_string()))?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| fail(damage(bytes, &e)))?;
         let about = header.metadata().as_ref().and_then(|all| all.get(ABOUT));
-        let about = about.ok_or_else(|| fail("it is the file of something else".into()))?;
+        let about =
+            about.ok_or_else(|| fail("it is the file of something else: name one that classify has written".into()))?;
         let about = serde_json::from_str(about).map_err(|e| fail(e.to_string()))?;
         let entries = SafeTensors::deserialize(bytes).map_err(|e| fail(e.to_string()))?;
         Ok(File { path, entries, about })

@@ -28,6 +28,7 @@
 //! Only `format`, `version` and `drawings`, and of a stroke `points` or `layout` with `latent`, must be there. Numbers are written so
 //! that reading them gives the same bits. Fields of later versions are passed over.
 
+use super::kept::from_json;
 use crate::{Error, Result, files, model::Model, ops::Placement};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -167,9 +168,7 @@ impl DrawingFile {
     /// [`Error::Data`] if they are not what the [module](self) describes.
     pub fn parse(bytes: &[u8], name: &str) -> Result<Self> {
         let wrong = |what: String| Error::Data(format!("{name} cannot be read as drawings: {what}"));
-        // Some editors put a mark of byte order in front.
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        let head: Head = serde_json::from_slice(bytes).map_err(|e| wrong(format!("{e}")))?;
+        let head: Head = from_json(bytes).map_err(wrong)?;
         match (head.format.as_deref(), head.version) {
             (Some(FORMAT), Some(version)) if version <= VERSION => {}
             (Some(FORMAT), Some(version)) => {
@@ -181,7 +180,7 @@ impl DrawingFile {
                 return Err(wrong(format!("its fields \"format\" and \"version\" must be \"{FORMAT}\" and {VERSION}")));
             }
         }
-        let file: DrawingFile = serde_json::from_slice(bytes).map_err(|e| wrong(format!("{e}")))?;
+        let file: DrawingFile = from_json(bytes).map_err(wrong)?;
         for (i, drawing) in file.drawings.iter().enumerate() {
             drawing.check().map_err(|what| wrong(format!("drawing {}, {what}", i + 1)))?;
         }

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     Result,
     figures::{self, Grid, Tile, strokes_svg},
+    files::with_end,
     model::Model,
 };
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ pub fn rows(drawn: Vec<Drawn>, columns: usize) -> Vec<Row> {
     drawn.chunks(columns.max(1)).map(|row| Row { lead: None, drawn: row.to_vec() }).collect()
 }
 
-/// Writes `out` as `.png` (finished canvases, after the leads), `.svg` (the strokes as curves, coloured by order) and `.json`
+/// Writes `out` with the ends `.png` (finished canvases, after the leads), `.svg` (the strokes as curves, coloured by order) and `.json`
 /// ([`DrawingFile`]), and returns what was written. A model that draws without curves has no `.svg`.
 ///
 /// `caption` stands above the leads.
@@ -40,17 +41,18 @@ pub fn write(out: &Path, model: &Model, caption: &str, rows: &[Row]) -> Result<V
         .map(|row| row.lead.iter().map(|lead| ink(lead)).chain(row.drawn.iter().map(|d| ink(d.canvas()))).collect())
         .collect();
     let captions: &[&str] = if caption.is_empty() { &[] } else { &[caption] };
-    let png = out.with_extension("png");
+    let named = |end: &str| with_end(out, end, &["png", "svg", "json"]);
+    let png = named("png");
     Grid { side, scale: (110 / side).max(1), captions, labels: &[], rows: &tiles }.write(&png)?;
     let mut written = vec![png];
     if model.draws_curves() {
         let curves = |drawn: &Drawn| figures::Drawing { strokes: curves(&drawn.drawing), background: None };
         let cells: Vec<figures::Drawing> = rows.iter().flat_map(|row| row.drawn.iter().map(curves)).collect();
-        let svg = out.with_extension("svg");
+        let svg = named("svg");
         strokes_svg(&svg, &cells, columns)?;
         written.push(svg);
     }
-    let json = out.with_extension("json");
+    let json = named("json");
     let drawings = rows.iter().flat_map(|row| row.drawn.iter().map(|drawn| drawn.drawing.clone())).collect();
     DrawingFile::new(model.config.variant.to_string(), side, drawings).write(&json)?;
     written.push(json);

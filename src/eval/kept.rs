@@ -3,9 +3,12 @@
 use super::cluster::Points;
 use crate::{
     Error, Result,
+    checkpoint::damage,
+    data::sniff,
     files::{self, quoted, write_atomically},
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde::de::DeserializeOwned;
 use std::{collections::HashMap, path::Path};
 
 /// Under it stands what the numbers depend on.
@@ -27,6 +30,17 @@ pub fn write(path: &Path, about: &str, parts: &[(&str, &Points)]) -> Result<()> 
     write_atomically(path, |out| out.write_all(&text))
 }
 
+/// A value from JSON, in front of which an editor may have put a mark of byte order; else what is wrong with it, as "it is …".
+pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    serde_json::from_slice(text).map_err(|e| match sniff(bytes) {
+        Some(what) if e.line() == 1 && e.column() <= 1 && what != "a text" => format!("it is {what}"),
+        _ if e.is_eof() => format!("it is cut off ({e})"),
+        _ if e.is_syntax() => format!("it is not JSON ({e})"),
+        _ => format!("it is damaged, or the file of something else ({e})"),
+    })
+}
+
 /// Reads the parts that [`write()`] wrote, each of the dimension that it has.
 ///
 /// # Errors
@@ -34,8 +48,9 @@ pub fn write(path: &Path, about: &str, parts: &[(&str, &Points)]) -> Result<()> 
 pub fn read(path: &Path, about: &str, parts: &mut [(&str, &mut Points)]) -> Result<()> {
     let bytes = files::read(path)?;
     let wrong = |why: &str| Error::Usage(format!("{} cannot be gone on with: {why}", quoted(path)));
-    let damaged = || wrong("it is damaged, or the file of something else");
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|_| damaged())?;
+    let damaged = || wrong("it is damaged, or the file of something else; leave --resume out to draw anew");
+    let header = SafeTensors::read_metadata(&bytes).map_err(|e| damage(&bytes, &e));
+    let (_, header) = header.map_err(|what| wrong(&format!("{what}; leave --resume out to draw anew")))?;
     if header.metadata().as_ref().and_then(|known| known.get(ABOUT)).is_none_or(|known| known != about) {
         return Err(wrong("it is of another model, other images or another seed; leave --resume out to draw anew"));
     }

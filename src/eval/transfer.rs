@@ -6,6 +6,7 @@
 
 use super::{
     Artist,
+    kept::from_json,
     published::{self, Published},
     reconstruction::{Best, reconstruct},
 };
@@ -272,8 +273,7 @@ impl Table {
         let not_ours = |why: String| {
             Error::Usage(format!("{} cannot be gone on with: {why}; choose another --out, or remove it", quoted(path)))
         };
-        let value: serde_json::Value =
-            serde_json::from_slice(&bytes).map_err(|e| not_ours(format!("it is not JSON ({e})")))?;
+        let value: serde_json::Value = from_json(&bytes).map_err(not_ours)?;
         if value.get("format").and_then(|format| format.as_str()) != Some(FORMAT) {
             return Err(not_ours("it does not hold a table of transfer".into()));
         }

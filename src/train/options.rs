@@ -188,9 +188,10 @@ impl Plan {
     fn resumed(options: &Options, path: PathBuf, folder: PathBuf) -> Result<Self> {
         let bytes = files::read(&path)?;
         let found = Checkpoint::parse(&bytes, &path.display().to_string()).and_then(|checkpoint| {
+            let settings = settings_of(&checkpoint)?;
             // Whether the rest is whole is better known now than after the data were read.
             checkpoint.check_all()?;
-            Ok((checkpoint.config().clone(), settings_of(&checkpoint)?, checkpoint.updates()?))
+            Ok((checkpoint.config().clone(), settings, checkpoint.updates()?))
         });
         let (saved_config, saved, updates) = found.map_err(|error| checkpoint::with_advice(error, &path))?;
         if options.start.is_some() {
