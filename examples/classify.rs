@@ -3,7 +3,7 @@
 mod common;
 
 use clap::Parser;
-use common::{Compute, Screen, say, source};
+use common::{Compute, Reading, Screen, say, source};
 use dood::{
     Error, Result,
     data::{self, Images, Source},
@@ -14,7 +14,6 @@ use dood::{
 };
 use serde_json::json;
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
@@ -41,9 +40,8 @@ struct Arguments {
     /// are the classes; idx:FOLDER [default: shapes drawn on the spot]
     #[arg(long = "data", value_name = "SOURCE", value_parser = source())]
     source: Option<Source>,
-    /// Fetch the data from their official address if they are not there
-    #[arg(long)]
-    download: bool,
+    #[command(flatten)]
+    reading: Reading,
     /// Pixels a side that images are brought to
     #[arg(long, default_value_t = 28, value_parser = clap::value_parser!(u16).range(4..=128))]
     side: u16,
@@ -69,23 +67,30 @@ struct Arguments {
     compute: Compute,
 }
 
+/// One of the files that are written.
+fn named(out: &Path, end: &str) -> PathBuf {
+    files::with_end(out, end, &["safetensors", "png", "svg", "json"])
+}
+
 /// Shapes drawn on the spot, and how many of them are for training and for testing.
 const SHAPES: [&str; 6] = ["disc", "ring", "square", "frame", "triangle", "cross"];
 const COUNTS: [usize; 2] = [6000, 1000];
 
 fn classify(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let Arguments { out, seed, epochs, rate, .. } = &arguments;
-    common::check_folder_of(out)?;
+    common::check_out(out)?;
     let side = usize::from(arguments.side);
+    let file = named(out, "safetensors");
+    if arguments.resume && !file.exists() {
+        return Err(Error::Usage(format!("there is no {} to resume from: leave --resume out", quoted(&file))));
+    }
     let device = arguments.compute.open(screen)?;
     let usual = if arguments.source.is_some() { Settings::default().epochs } else { 10 };
     let settings =
         Settings { seed: *seed, batch: arguments.batch.into(), epochs: epochs.unwrap_or(usual), rate: *rate };
-    let file = out.with_extension("safetensors");
     let [train, test] = match &arguments.source {
         Some(source) => {
-            let options = data::Options { download: arguments.download, ..data::Options::new(side) };
-            let set = data::load_or_fetch(source, &options, screen)?;
+            let set = data::load_or_fetch(source, &arguments.reading.options(side), screen)?;
             [set.train, set.test]
         }
         None => [shapes(COUNTS[0], side, 0), shapes(COUNTS[1], side, 1)],
@@ -101,10 +106,11 @@ fn classify(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         false => Training::new(sizes, settings, &device)?,
     };
     if training.classifier.sizes != sizes {
+        let words = |sizes: Sizes| format!("{} classes of images of {} pixels a side", sizes.classes, sizes.side);
+        let (known, now) = (words(training.classifier.sizes), words(sizes));
         return Err(Error::Usage(format!(
-            "{} has learned {:?}, but {name} has {sizes:?}: name the same data and --side",
+            "{} has learned {known}, but these are {now}: name the same --data and --side, or leave --resume out",
             quoted(&file),
-            training.classifier.sizes
         )));
     }
     say!("{} images of {name} in {} classes, on {device}", train.len(), sizes.classes);
@@ -127,13 +133,12 @@ fn classify(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let right = judged.share();
     picture(out, &name, &judged, &test)?;
     let seen = (training.updates() - before) * settings.batch as u64;
-    let file_digest = sha256(&fs::read(&file).map_err(|e| Error::io("read", &file, e))?);
     let numbers = json!({
         "format": "dood-classify",
         "version": 1,
         "command": common::command("classify"),
-        "checkpoint": file,
-        "sha256": file_digest,
+        "checkpoint": file.to_string_lossy(),
+        "sha256": sha256(&files::read(&file)?),
         "data": arguments.source.as_ref().map_or(name.clone(), Source::to_string),
         "images_sha256": sha256(&[&train.pixels[..], &test.pixels].concat()),
         "side": side,
@@ -147,9 +152,9 @@ fn classify(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         "accuracy": right,
         "confusion": judged.counts,
     });
-    files::write_atomically(&out.with_extension("json"), |file| writeln!(file, "{numbers:#}"))?;
+    files::write_atomically(&named(out, "json"), |file| writeln!(file, "{numbers:#}"))?;
     for kind in ["safetensors", "png", "svg", "json"] {
-        say!("Written: {}", quoted(out.with_extension(kind)));
+        say!("Written: {}", quoted(named(out, kind)));
     }
     say!(
         "{:.2} % (95 %: {:.2} to {:.2}) of {} test images are right after {} updates; {seconds:.0} s, {:.0} images/s",
@@ -196,7 +201,7 @@ fn picture(out: &Path, name: &str, judged: &Judged, test: &Images) -> Result<()>
         cells: (0..shown).map(|row| (0..shown).map(|column| cell(row, column)).collect()).collect(),
         notes: vec!["The picture in a cell is the surest mistake of its kind.".into()],
     };
-    ["png", "svg"].iter().try_for_each(|kind| map.write(&out.with_extension(kind)))
+    ["png", "svg"].iter().try_for_each(|kind| map.write(&named(out, kind)))
 }
 
 /// Shapes of any size, place and turn, with a soft edge; `part` 0 and 1 have none in common.

@@ -92,9 +92,7 @@ fn cluster(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let device = arguments.compute.open(screen)?;
     let (model, params) = Checkpoint::parse(&bytes, &path.display().to_string())?.model(&device)?;
     let artist = Artist { model, params };
-    let Reading { download, fit, invert } = arguments.reading;
-    let (fit, invert) = (fit.unwrap_or_default(), invert.unwrap_or_default());
-    let options = data::Options { download, fit, invert, ..data::Options::new(artist.model.config.image) };
+    let options = arguments.reading.for_model(&path, &arguments.source, screen)?;
     let images = data::load_or_fetch(&arguments.source, &options, screen)?.train;
 
     let about = json!({ "checkpoint": sha256(&bytes), "images": sha256(&images.pixels), "seed": arguments.seed });
@@ -105,9 +103,6 @@ fn cluster(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let done = collected.fill(&artist, &images, wanted, arguments.seed, screen);
     // What was drawn is kept, however it ended.
     collected.write(&kept)?;
-    if matches!(done, Err(Error::Stopped)) {
-        say!("What was drawn is in {}; the same command with --resume goes on.", quoted(&kept));
-    }
     done?;
     let (strokes, drawn) = collected.first(wanted);
     let most = arguments.counts.iter().map(|&k| usize::from(k)).max().unwrap_or(1);
@@ -326,5 +321,8 @@ fn rows(strokes: &Points, clusters: &Clusters, on_map: &[usize], places: &[[f64;
 }
 
 fn main() -> ExitCode {
-    common::main(cluster)
+    common::main(|arguments: Arguments, screen| {
+        let kept = common::beside(&arguments.out, "-drawn.safetensors");
+        common::resumable(&kept, || cluster(arguments, screen))
+    })
 }

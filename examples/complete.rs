@@ -5,7 +5,8 @@ mod common;
 use clap::Parser;
 use common::{Compute, Screen, generation::Generation, say};
 use dood::{
-    Error, Result, data,
+    Error, Result,
+    data::{self, Source},
     eval::{Beginning, Drawing, DrawingFile, gallery},
     files::quoted,
     measure::pixels,
@@ -49,14 +50,16 @@ struct Arguments {
 }
 
 fn complete(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
-    common::check_folder_of(&arguments.out)?;
+    common::check_out(&arguments.out)?;
     let begun = arguments.drawings.as_deref().map(read).transpose()?;
     let device = arguments.compute.open(screen)?;
     let opened = arguments.generation.open(&device, screen)?;
     let (artist, rng) = (&opened.artist, Rng::new(arguments.generation.seed, 0));
     let beginning = match (&arguments.image, begun) {
         (Some(path), _) => {
-            let picture = data::read_picture(path, &data::Options::new(artist.model.config.image), screen)?;
+            let Generation { reading, checkpoint, .. } = &arguments.generation;
+            let options = reading.for_model(checkpoint, &Source::Images(path.clone()), screen)?;
+            let picture = data::read_picture(path, &options, screen)?;
             Beginning::Images(pixels(&picture, 0..1, &device))
         }
         (_, Some(drawings)) => Beginning::Drawings(drawings),

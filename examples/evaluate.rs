@@ -60,12 +60,12 @@ fn evaluate(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         if !["json", "csv"].contains(&kind.unwrap_or_default()) {
             return Err(Error::Usage(format!("--out {} must end in .json or .csv", quoted(out))));
         }
-        common::check_folder_of(out)?;
+        common::check_file(out)?;
     }
     let path = checkpoint::find(&arguments.checkpoint)?;
     let device = arguments.compute.open(screen)?;
     let (model, params) = checkpoint::load(&path, &device)?;
-    let images = arguments.data.load(model.config.image, screen)?;
+    let images = arguments.data.load_for(&path, screen)?;
     let count = arguments.count.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX));
     let (which, particles) = (spread(count, images.len()), arguments.particles as usize);
     let ends = if arguments.all_ends { Ends::All } else { Ends::Sampled };
@@ -76,6 +76,15 @@ fn evaluate(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     screen.end();
     let scores = scores?;
     let measured = Measured::of(&scores, particles);
+    let (set, all) = (arguments.data.split.name(), images.len());
+    say!(
+        "{} of {all} {set} images of {}, {particles} drawings of each{}{}, in nats per image:",
+        measured.images,
+        arguments.data.source,
+        if arguments.all_ends { ", over all their ends" } else { "" },
+        if arguments.refine > 0 { format!(", after {} updates for it", arguments.refine) } else { String::new() }
+    );
+    common::measured(&measured);
     if let Some(out) = &arguments.out {
         let text = match kind {
             Some("csv") => rows(&which, images.labels.as_deref(), &scores),
@@ -100,15 +109,6 @@ fn evaluate(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         write_atomically(out, |file| file.write_all(text.as_bytes()))?;
         say!("Written: {}", quoted(out));
     }
-    let (set, all) = (arguments.data.split.name(), images.len());
-    say!(
-        "{} of {all} {set} images of {}, {particles} drawings of each{}{}, in nats per image:",
-        measured.images,
-        arguments.data.source,
-        if arguments.all_ends { ", over all their ends" } else { "" },
-        if arguments.refine > 0 { format!(", after {} updates for it", arguments.refine) } else { String::new() }
-    );
-    common::measured(&measured);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -44,18 +44,13 @@ fn export(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     if out.extension().is_none_or(|kind| kind != "safetensors") {
         return Err(Error::Usage(format!("--out {} must end in .safetensors", quoted(out))));
     }
-    common::check_folder_of(out)?;
+    common::check_file(out)?;
     let path = checkpoint::find(&arguments.checkpoint)?;
     let bytes = files::read(&path)?;
     let run = Checkpoint::parse(&bytes, &path.display().to_string())?;
     let (settings, updates) = (settings_of(&run)?, run.updates()?);
     let artist = Artist::open(&path, &arguments.compute.open(screen)?)?;
-    let options = data::Options {
-        download: arguments.reading.download,
-        fit: arguments.reading.fit.unwrap_or(settings.fit),
-        invert: arguments.reading.invert.unwrap_or(settings.invert),
-        ..data::Options::new(artist.model.config.image)
-    };
+    let options = arguments.reading.for_model(&path, &settings.data, screen)?;
     let images = data::load_or_fetch(&settings.data, &options, screen)?.train;
     let x = pixels(&images, spread(common::generation::MEASURED, images.len()), artist.params.device());
     let pen = artist.median_pen(&x, Rng::new(0, u64::MAX))?;
@@ -64,7 +59,7 @@ fn export(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         "images": settings.images,
         "updates": updates,
         "pen": pen,
-        "settings": { "preset": settings.preset, "seed": settings.seed, "batch": settings.batch, "rates": settings.rates,
+        "settings": { "preset": settings.preset, "fit": options.fit, "invert": options.invert, "seed": settings.seed, "batch": settings.batch, "rates": settings.rates,
             "warmup": settings.warmup, "decay": settings.decay, "clip": settings.clip, "thicker": settings.thicker, "steps": settings.steps },
     });
     checkpoint::export(out, &artist.model.config, &artist.params, &about)?;

@@ -8,12 +8,12 @@
 mod common;
 
 use clap::Parser;
-use common::{Screen, say};
+use common::{Reading, Screen, say};
 use dood::{
     Device, Error, Grads, Observer, ParamId, Params, ParamsBuilder, Result, Tape, Tensor, Var,
     data::{self, Source},
     figures::{Drawing, Grid, Kind, Stroke, Tile, strokes_svg},
-    files::create_folder,
+    files::{create_folder, quoted},
     ops::{Placement, Range, RenderSettings, Squash, render_stroke},
     optim::Adam,
     rng::{Rng, Stream},
@@ -26,6 +26,8 @@ struct Args {
     /// Where the image comes from, for example mnist:FOLDER; a drawing that is built in if not given
     #[arg(long, value_parser = common::source())]
     data: Option<Source>,
+    #[command(flatten)]
+    reading: Reading,
     /// Which image of the test set
     #[arg(long, default_value_t = 0, requires = "data")]
     index: usize,
@@ -58,8 +60,8 @@ fn main() -> ExitCode {
 fn run(args: Args, screen: &Screen) -> Result<ExitCode> {
     let args = &args;
     let device = Device::cpu();
-    let target = target(args, &device)?;
     create_folder(&args.out)?;
+    let target = target(args, &device, screen)?;
     let shown: Vec<usize> = [0, 10, 25, 50, 100].into_iter().filter(|&s| s < args.steps).chain([args.steps]).collect();
     let fit = fit(args, &device, &target, &shown, screen)?;
 
@@ -79,12 +81,12 @@ fn run(args: Args, screen: &Screen) -> Result<ExitCode> {
     let drawings: Vec<Drawing> = fit.into_iter().map(|s| Drawing { strokes: s.strokes, background }).collect();
     let svg = args.out.join("fit.svg");
     strokes_svg(&svg, &drawings, drawings.len())?;
-    say!("wrote {} and {}", png.display(), svg.display());
+    say!("Written: {} and {}", quoted(png), quoted(svg));
     Ok(ExitCode::SUCCESS)
 }
 
 /// The image to draw, ink in [0, 1].
-fn target(args: &Args, device: &Device) -> Result<Vec<f32>> {
+fn target(args: &Args, device: &Device, screen: &Screen) -> Result<Vec<f32>> {
     let Some(source) = &args.data else {
         // A 2 in three strokes: hook, back, base.
         let points = [
@@ -97,7 +99,7 @@ fn target(args: &Args, device: &Device) -> Result<Vec<f32>> {
         let pen = tape.constant(Tensor::from_f64(device, &[3, 1], &[0.022; 3]));
         return Ok(draw(points, pen).value().to_f32());
     };
-    let images = data::load(source, SIDE)?.test;
+    let images = data::load_or_fetch(source, &args.reading.options(SIDE), screen)?.test;
     if args.index >= images.len() {
         let (last, index) = (images.len() - 1, args.index);
         return Err(Error::Usage(format!("the test set of {source} has no image {index}: --index goes up to {last}")));

@@ -3,7 +3,7 @@
 mod common;
 
 use clap::Parser;
-use common::{Compute, Reading, Screen, beside, generation::Generation, say, source, word};
+use common::{Compute, Screen, beside, generation::Generation, say, source, word};
 use dood::{
     Error, Result, checkpoint,
     data::{self, Images, Source},
@@ -12,6 +12,7 @@ use dood::{
         classifier::Classifier,
         frechet::{Exemplars, Gaussian, OfClass, as_images, at_side, exemplars, features, frechet, picked},
         gallery,
+        kept::from_json,
         one_shot::statistics::Share,
         transfer::Trained,
     },
@@ -51,8 +52,6 @@ struct Arguments {
     /// The set that drawings are compared with, as mnist or mnist:FOLDER
     #[arg(long = "data", value_name = "SOURCE", value_parser = source())]
     source: Source,
-    #[command(flatten)]
-    reading: Reading,
     /// Drawings, and training images (the paper: 1,500)
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
     count: u32,
@@ -131,9 +130,8 @@ fn measure(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         opened.artist.check_curves()?;
     }
     let (model_side, side) = (opened.artist.model.config.image, classifier.sizes.side);
-    let Reading { download, fit, invert } = arguments.reading;
-    let (fit, invert) = (fit.unwrap_or_default(), invert.unwrap_or_default());
-    let options = data::Options { download, fit, invert, ..data::Options::new(model_side) };
+    let options =
+        arguments.generation.reading.for_model(&arguments.generation.checkpoint, &arguments.source, screen)?;
     let set = data::load_or_fetch(&arguments.source, &options, screen)?;
 
     let protocol = json!({
@@ -258,7 +256,8 @@ fn measure(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
 /// The distances that a file holds, if they are of the same.
 fn known(path: &std::path::Path, about: &Value) -> Result<Generated> {
     let wrong = |why: &str| Error::Usage(format!("{} cannot be gone on with: {why}", quoted(path)));
-    let before: Value = serde_json::from_slice(&files::read(path)?).map_err(|e| wrong(&e.to_string()))?;
+    let anew = |what: String| wrong(&format!("{what}; leave --resume out to begin anew"));
+    let before: Value = from_json(&files::read(path)?).map_err(anew)?;
     // More runs, and other exemplars, are no other drawings.
     let same = [
         "/format",
@@ -274,7 +273,7 @@ fn known(path: &std::path::Path, about: &Value) -> Result<Generated> {
     if same.iter().any(|field| before.pointer(field) != about.pointer(field)) {
         return Err(wrong("it is of another model, classifier, set, seed or number of drawings; leave --resume out"));
     }
-    serde_json::from_value(before["generated"].clone()).map_err(|_| wrong("it is damaged"))
+    serde_json::from_value(before["generated"].clone()).map_err(|e| anew(format!("it is damaged ({e})")))
 }
 
 /// A row per class: an image and exemplars of it, how many are recognised, how they differ.
@@ -328,5 +327,8 @@ fn rows(generated: &Generated, test_images: Option<f64>, classes: &[OfClass]) ->
 }
 
 fn main() -> ExitCode {
-    common::main(measure)
+    common::main(|arguments: Arguments, screen| {
+        let kept = beside(&arguments.out, ".json");
+        common::resumable(&kept, || measure(arguments, screen))
+    })
 }

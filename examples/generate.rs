@@ -32,7 +32,7 @@ struct Arguments {
 }
 
 fn generate(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
-    common::check_folder_of(&arguments.out)?;
+    common::check_out(&arguments.out)?;
     let device = arguments.compute.open(screen)?;
     let Generation { seed, .. } = arguments.generation;
     let opened = arguments.generation.open(&device, screen)?;

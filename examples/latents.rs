@@ -92,9 +92,7 @@ fn latents(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     let device = arguments.compute.open(screen)?;
     let (model, params) = Checkpoint::parse(&bytes, &path.display().to_string())?.model(&device)?;
     let artist = Artist { model, params };
-    let Reading { download, fit, invert } = arguments.reading;
-    let (fit, invert) = (fit.unwrap_or_default(), invert.unwrap_or_default());
-    let options = data::Options { download, fit, invert, ..data::Options::new(artist.model.config.image) };
+    let options = arguments.reading.for_model(&path, &arguments.source, screen)?;
     let set = data::load_or_fetch(&arguments.source, &options, screen)?;
     let [train, test] = [labels(&set.train, &arguments.source)?, labels(&set.test, &arguments.source)?];
     let classes = usize::from(train.iter().max().copied().unwrap_or(0)) + 1;
@@ -109,9 +107,6 @@ fn latents(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     }
     let parts = [(&set.train, &which[0][..]), (&set.test, &which[1][..])];
     let drawn = latents.fill(&artist, parts, arguments.seed, screen, &mut |latents| latents.write(&kept));
-    if matches!(drawn, Err(Error::Stopped)) {
-        say!("What was drawn is in {}; the same command with --resume goes on.", quoted(&kept));
-    }
     drawn?;
     let pick = |labels: &[u16], which: &[usize]| which.iter().map(|&i| labels[i]).collect::<Vec<u16>>();
     let (known, answers) = (pick(&train, &which[0]), pick(&test, &which[1]));
@@ -228,5 +223,8 @@ fn learning(fitted: &Fitted) -> [Panel; 2] {
 }
 
 fn main() -> ExitCode {
-    common::main(latents)
+    common::main(|arguments: Arguments, screen| {
+        let kept = common::beside(&arguments.out, "-drawn.safetensors");
+        common::resumable(&kept, || latents(arguments, screen))
+    })
 }

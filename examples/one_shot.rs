@@ -13,6 +13,7 @@ use dood::{
     },
     eval::{
         Artist,
+        kept::from_json,
         one_shot::{
             Episode,
             classic::Classic,
@@ -211,8 +212,10 @@ struct Comparison {
 impl Report {
     fn read(path: &Path) -> Result<Self> {
         let text = files::read(path)?;
-        let wrong = |why: String| Error::Data(format!("{} cannot be gone on with: {why}", quoted(path)));
-        let report: Report = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+        let wrong = |why: String| {
+            Error::Data(format!("{} cannot be gone on with: {why}; leave --resume out to begin anew", quoted(path)))
+        };
+        let report: Report = from_json(&text).map_err(wrong)?;
         if (report.format.as_str(), report.version) != (FORMAT, 1) {
             return Err(wrong("it is not a file of this program".into()));
         }
@@ -284,12 +287,8 @@ const SIDE: usize = 105;
 const SHOWN: usize = 40;
 
 fn one_shot(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
-    common::check_folder_of(&arguments.out)?;
-    let named = |end: &str| {
-        let mut name = arguments.out.file_name().unwrap_or_default().to_owned();
-        name.push(end);
-        arguments.out.with_file_name(name)
-    };
+    common::check_out(&arguments.out)?;
+    let named = |end: &str| common::beside(&arguments.out, end);
     let (json, csv) = (named(".json"), named(".csv"));
     let mut methods = match (&arguments.method[..], &arguments.checkpoint) {
         ([], Some(_)) => Method::ALL.to_vec(),
@@ -456,5 +455,8 @@ fn tell(report: &Report) {
 }
 
 fn main() -> ExitCode {
-    common::main(one_shot)
+    common::main(|arguments: Arguments, screen| {
+        let kept = common::beside(&arguments.out, ".json");
+        common::resumable(&kept, || one_shot(arguments, screen))
+    })
 }

@@ -65,11 +65,11 @@ fn draw(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     if !["png", "svg", "json"].contains(&kind) {
         return Err(Error::Usage(format!("--out {} must end in .png, .svg or .json", quoted(out))));
     }
-    common::check_folder_of(out)?;
+    common::check_file(out)?;
     let device = arguments.compute.open(screen)?;
     let artist = Artist::open(&arguments.checkpoint, &device)?;
     let (model, params) = (&artist.model, &artist.params);
-    let images = arguments.data.load(model.config.image, screen)?;
+    let images = arguments.data.load_for(&arguments.checkpoint, screen)?;
     let which = spread(arguments.count as usize, images.len());
     let x = pixels(&images, which.iter().copied(), &device);
     let particles = arguments.particles as usize;

@@ -131,6 +131,9 @@ fn devices(plan: &Plan, arguments: (Option<u16>, &Compute), screen: &Screen) -> 
     if place.is_none() && gpus.is_none_or(|gpus| gpus == 1 && !alone) {
         return Ok((compute.open(screen)?, None));
     }
+    if compute.device == "cpu" {
+        return Err(Error::Usage("every rank takes a GPU of its own: --device cpu is for a run without --gpus and without torchrun, srun or mpirun".into()));
+    }
     if !matches!(compute.device.as_str(), "auto" | "cuda") {
         return Err(Error::Usage(format!(
             "every rank takes a GPU of its own, and --device {} names one for all: leave it out (CUDA_VISIBLE_DEVICES chooses cards)",

@@ -148,7 +148,7 @@ fn load(arguments: &Arguments, checkpoints: &[Trained], screen: &Screen) -> Resu
     for source in &arguments.data {
         for &side in &sides {
             let data = Data { source: source.clone(), reading: arguments.reading.clone(), split: arguments.split };
-            let images = data.load(side, screen)?;
+            let images = data.load(&arguments.reading.options(side), screen)?;
             samples.push(Loaded::new(source, arguments.split.name(), &images, (count, arguments.pictures.into())));
         }
     }

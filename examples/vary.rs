@@ -59,11 +59,11 @@ enum Preset {
 }
 
 fn vary(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
-    common::check_folder_of(&arguments.out)?;
+    common::check_out(&arguments.out)?;
     let device = arguments.compute.open(screen)?;
     let artist = Artist::open(&arguments.checkpoint, &device)?;
     artist.check_curves()?;
-    let images = arguments.data.load(artist.model.config.image, screen)?;
+    let images = arguments.data.load_for(&arguments.checkpoint, screen)?;
     let x = pixels(&images, spread(arguments.count as usize, images.len()), &device);
     let token = match arguments.token {
         Preset::Paper => Token::PAPER,

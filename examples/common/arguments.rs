@@ -3,7 +3,10 @@
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use dood::{
     Device, Error, MathMode, Observer, Result,
+    checkpoint::{self, Checkpoint},
     data::{self, Fit, Images, Invert, Source},
+    files,
+    train::reading_of,
 };
 use std::{
     ffi::OsString,
@@ -79,10 +82,11 @@ pub struct Reading {
     /// Fetch the data from their official address if they are not there
     #[arg(long)]
     pub download: bool,
-    /// How images that are not square become square: pad, crop or stretch [default: pad]
+    /// How images that are not square become square: pad, crop or stretch [default: pad, or as for what a model has learned from]
     #[arg(long, value_parser = word::<Fit>)]
     pub fit: Option<Fit>,
-    /// Exchange dark and bright, as models draw bright ink on black: auto, yes or no [default: auto]
+    /// Exchange dark and bright, as models draw bright ink on black: auto, yes or no [default: auto, or as for what a model has
+    /// learned from, where that is of the same kind]
     #[arg(long, value_parser = word::<Invert>)]
     pub invert: Option<Invert>,
 }
@@ -103,13 +107,44 @@ impl Split {
     }
 }
 
+impl Reading {
+    /// For images of `side` x `side` pixels, with the defaults for what was not asked for.
+    pub fn options(&self, side: usize) -> data::Options {
+        let (fit, invert) = (self.fit.unwrap_or_default(), self.invert.unwrap_or_default());
+        data::Options { download: self.download, fit, invert, ..data::Options::new(side) }
+    }
+
+    /// For images of `source` that the model of a checkpoint, or of a run's folder, is shown: what was not asked for is as in its
+    /// training, which is said if it is not the default.
+    pub fn for_model(&self, model: &Path, source: &Source, observer: &dyn Observer) -> Result<data::Options> {
+        let path = checkpoint::find(model)?;
+        let bytes = files::read(&path)?;
+        let checkpoint = Checkpoint::parse(&bytes, &path.display().to_string())?;
+        let (fit, invert) = reading_of(&checkpoint, source);
+        let mut taken = vec![];
+        if self.fit.is_none() && fit != Fit::default() {
+            taken.push(format!("--fit {}", written(fit)));
+        }
+        if self.invert.is_none() && invert != Invert::default() {
+            taken.push(format!("--invert {}", written(invert)));
+        }
+        if !taken.is_empty() {
+            observer.note(&format!("Images are read as those that the model has learned from: {}.", taken.join(" ")));
+        }
+        let reading = Reading { fit: self.fit.or(Some(fit)), invert: self.invert.or(Some(invert)), ..*self };
+        Ok(reading.options(checkpoint.config().image))
+    }
+}
+
 impl Data {
-    /// Reads the images, of `side` x `side` pixels.
-    pub fn load(&self, side: usize, observer: &dyn Observer) -> Result<Images> {
-        let Reading { download, fit, invert } = self.reading;
-        let (fit, invert) = (fit.unwrap_or_default(), invert.unwrap_or_default());
-        let options = data::Options { download, fit, invert, ..data::Options::new(side) };
-        let set = data::load_or_fetch(&self.source, &options, observer)?;
+    /// Reads the images as the model of a checkpoint is shown them.
+    pub fn load_for(&self, model: &Path, observer: &dyn Observer) -> Result<Images> {
+        self.load(&self.reading.for_model(model, &self.source, observer)?, observer)
+    }
+
+    /// Reads the images.
+    pub fn load(&self, options: &data::Options, observer: &dyn Observer) -> Result<Images> {
+        let set = data::load_or_fetch(&self.source, options, observer)?;
         Ok(match self.split {
             Split::Train => set.train,
             Split::Test => set.test,
@@ -120,6 +155,11 @@ impl Data {
 /// Reads a value that is written as one word, as in checkpoints.
 pub fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(text.into()).map_err(|e| e.to_string())
+}
+
+/// The word with which [`word`] reads a value.
+fn written<T: serde::Serialize>(value: T) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 /// Takes the path of a checkpoint or of a run, or the name of a model that ships in the repository.

@@ -1,6 +1,6 @@
 //! What the programs that draw by themselves share: the model, the temperature, the pen.
 
-use super::source;
+use super::{Reading, source};
 use dood::{
     Device, Error, Observer, Result,
     checkpoint::{self, Checkpoint},
@@ -33,6 +33,8 @@ pub struct Generation {
     /// Whose pen it draws with: the medians over images of this set [default: the set that the model has learned from]
     #[arg(long, value_name = "SOURCE", value_parser = source(), conflicts_with = "pen")]
     pub pen_of: Option<Source>,
+    #[command(flatten)]
+    pub reading: Reading,
     /// The pen itself: its width in images (0.01 to 0.04), the slope of strokes (0.1 to 0.9), the slope of the canvas (0.1 to 1.5)
     #[arg(long, value_name = "WIDTH,SLOPE,CANVAS")]
     pub pen: Option<Pen>,
@@ -91,7 +93,7 @@ impl Generation {
     }
 
     fn measure(&self, artist: &Artist, source: &Source, observer: &dyn Observer) -> Result<Option<MedianPen>> {
-        let options = data::Options::new(artist.model.config.image);
+        let options = self.reading.for_model(&self.checkpoint, source, observer)?;
         let images = data::load_or_fetch(source, &options, observer)?.train;
         let x = pixels(&images, spread(MEASURED, images.len()), artist.params.device());
         artist.median_pen(&x, Rng::new(self.seed, u64::MAX))

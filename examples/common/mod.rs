@@ -15,7 +15,7 @@ pub use screen::Screen;
 use clap::Parser;
 use dood::{
     Error, Result,
-    files::quoted,
+    files::{self, quoted},
     measure::{Estimate, Measured},
 };
 use std::{
@@ -71,8 +71,11 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|e| Error::io("find", path, e))
 }
 
-/// Refuses a file whose folder is not there, before work is done for it.
-pub fn check_folder_of(file: &Path) -> Result<()> {
+/// Refuses a file that cannot be written, before work is done for it.
+pub fn check_file(file: &Path) -> Result<()> {
+    if file.is_dir() {
+        return Err(Error::Usage(format!("--out {} is a folder: name a file in it", quoted(file))));
+    }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
         return Err(Error::Usage(format!(
@@ -82,7 +85,7 @@ pub fn check_folder_of(file: &Path) -> Result<()> {
             quoted(folder)
         )));
     }
-    Ok(())
+    files::check_writable(file)
 }
 
 /// Refuses names of files that cannot be written with something after them.
@@ -90,7 +93,7 @@ pub fn check_out(out: &Path) -> Result<()> {
     if out.file_name().is_none() || out.is_dir() {
         return Err(Error::Usage(format!("--out {} must be the beginning of files' names, not a folder", quoted(out))));
     }
-    check_folder_of(out)
+    check_file(out)
 }
 
 /// OUT with something after it; a point in its name is none of an extension.
@@ -98,6 +101,17 @@ pub fn beside(out: &Path, end: &str) -> PathBuf {
     let mut path = out.as_os_str().to_owned();
     path.push(end);
     path.into()
+}
+
+/// Does work whose parts are kept in a file; where it is stopped and has written that, says how to go on.
+pub fn resumable<T>(kept: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let written = || kept.metadata().and_then(|file| file.modified()).ok();
+    let before = written();
+    let done = work();
+    if matches!(done, Err(Error::Stopped)) && written() != before {
+        line(format_args!("What was done is in {}; the same command with --resume goes on.", quoted(kept)));
+    }
+    done
 }
 
 /// The command of this program, without the folder that it is in.
