@@ -18,6 +18,7 @@ use std::{
     os::unix::{ffi::OsStrExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::OnceLock,
     time::Duration,
 };
 use tempfile::TempDir;
@@ -280,6 +281,25 @@ fn the_time_left_of_a_resumed_run_is_that_of_its_own_steps() {
     // 499,999 steps of at least 20 ms.
     let words = screen.words();
     assert!(words.ends_with("h left") || words.ends_with("days left"), "{words}");
+    // What was there before is no sign of speed, how much it may be; and where nothing is left, nothing is said.
+    for (total, already, advanced, left) in [
+        (Some(100), 0, 1, true),
+        (Some(100), 99, 0, false),
+        (Some(100), 98, 1, true),
+        (Some(100), 99, 1, false),
+        (Some(100), 100, 0, false),
+        (Some(100), 200, 1, false),
+        (None, 7, 3, false),
+    ] {
+        screen.begin("Downloading", total, Unit::Bytes);
+        screen.already(already);
+        std::thread::sleep(Duration::from_millis(2));
+        if advanced > 0 {
+            screen.advance(advanced);
+        }
+        assert_eq!(screen.words().contains("left"), left, "{total:?} {already} {advanced}: {}", screen.words());
+        screen.end();
+    }
 }
 
 // ---- Signals ------------------------------------------------------------------------------------------------------
@@ -340,6 +360,328 @@ fn a_stop_is_honoured_wherever_the_program_is() {
         assert_eq!(running.end().code(), Some(130), "{what}");
     }
     assert!(!place.path("other").exists(), "a run that never began left a folder behind");
+}
+
+// ---- Programs that came later: the same kinds -----------------------------------------------------------------------
+
+/// What the programs around a model work on: a set of two classes, a model, a classifier.
+struct Study(TempDir);
+
+impl Study {
+    fn get() -> &'static Study {
+        static STUDY: OnceLock<Study> = OnceLock::new();
+        STUDY.get_or_init(|| {
+            let study = Study(tempfile::tempdir().unwrap());
+            fs::create_dir(study.path("set")).unwrap();
+            for (part, count) in [("train", 30), ("t10k", 20)] {
+                let labels = [&[0, 0, 8, 1, 0, 0, 0, count as u8][..], &[0, 1].repeat(count as usize / 2)].concat();
+                fs::write(study.path(&format!("set/{part}-images-idx3-ubyte")), images(count, 3)).unwrap();
+                fs::write(study.path(&format!("set/{part}-labels-idx1-ubyte")), labels).unwrap();
+            }
+            fs::write(study.path("tiny.toml"), TINY).unwrap();
+            let train =
+                ["--data", "idx:set", "--config", "tiny.toml", "--steps", "2", "--iwae", "0", "--device", "cpu"];
+            succeeds(&study.run("train", &[&train[..], &["--out", "run"]].concat()));
+            succeeds(&study.run("classify", &study.with("classify", "seen")));
+            succeeds(&study.run("evaluate", &study.with("evaluate", "numbers.json")));
+            study
+        })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn command(&self, name: &str, arguments: &[impl AsRef<OsStr>]) -> Command {
+        let mut command = program(name);
+        command.args(arguments).current_dir(self.0.path());
+        command
+    }
+
+    fn run(&self, name: &str, arguments: &[impl AsRef<OsStr>]) -> Output {
+        output(self.command(name, arguments))
+    }
+
+    /// A quick use of a program, with these words at the end.
+    fn with<'w>(&self, name: &str, out: &'w str) -> Vec<&'w str> {
+        let (_, words, _) = PROGRAMS.iter().find(|(known, ..)| *known == name).unwrap();
+        words.split_whitespace().chain([out]).collect()
+    }
+}
+
+/// The programs with files of their own: a quick use of each, to which the name of the files is added, and what these end in.
+const PROGRAMS: [(&str, &str, &[&str]); 12] = [
+    ("evaluate", "--checkpoint run --data idx:set --device cpu --particles 2 --out", &[".json"]),
+    ("reconstruct", "--checkpoint run --data idx:set --device cpu --particles 2 --count 2 --out", &[".png", ".svg"]),
+    (
+        "transfer",
+        "--checkpoint run --data idx:set --device cpu --particles 2 --count 3 --out",
+        &["-strokes.png", "-strokes.svg", ".csv", ".json", ".png", ".svg"],
+    ),
+    (
+        "cluster",
+        "--checkpoint run --data idx:set --device cpu --strokes 30 --k 2,3 --show 3 --map 10 --out",
+        &["-drawn.safetensors", ".csv", ".json", ".png", ".svg"],
+    ),
+    (
+        "frechet",
+        "--checkpoint run --data idx:set --device cpu --classifier seen.safetensors --pen 0.05,0.7,0.5 --count 10 --runs 1 \
+         --images 1 --exemplars 2 --particles 2 --out",
+        &["-drawn.json", "-drawn.png", "-drawn.svg", ".csv", ".json", ".png", ".svg"],
+    ),
+    (
+        "latents",
+        "--checkpoint run --data idx:set --device cpu --updates 30 --out",
+        &["-drawn.safetensors", "-learning.svg", ".csv", ".json", ".png", ".svg"],
+    ),
+    ("classify", "--data idx:set --side 12 --epochs 1 --device cpu --out", &[".json", ".png", ".safetensors", ".svg"]),
+    ("generate", "--checkpoint run --device cpu --pen 0.05,0.7,0.5 --count 4 --out", &[".json", ".png", ".svg"]),
+    ("complete", "--checkpoint run --device cpu --pen 0.05,0.7,0.5 --ways 2 --out", &[".json", ".png", ".svg"]),
+    (
+        "vary",
+        "--checkpoint run --data idx:set --device cpu --count 2 --exemplars 2 --particles 2 --out",
+        &[".json", ".png", ".svg"],
+    ),
+    ("export", "--checkpoint run --device cpu --out", &[".safetensors"]),
+    ("report", ". --out", &[".html", ".md"]),
+];
+
+/// Those of them whose `--out` is one file.
+fn names_one_file(program: &str) -> Option<&'static str> {
+    [("evaluate", ".json"), ("reconstruct", ".png"), ("export", ".safetensors")]
+        .into_iter()
+        .find_map(|(name, end)| (name == program).then_some(end))
+}
+
+#[test]
+fn no_program_needs_a_reader_and_files_are_named_as_asked() {
+    let study = Study::get();
+    for (name, words, ends) in PROGRAMS {
+        let folder = study.path("names").join(OsStr::from_bytes(b"it's latin\xe9")).join(name);
+        fs::create_dir_all(&folder).unwrap();
+        // The point belongs to the name.
+        let out = folder.join(format!("v1.5{}", names_one_file(name).unwrap_or_default()));
+        let words: Vec<&OsStr> = words.split_whitespace().map(OsStr::new).chain([out.as_os_str()]).collect();
+        let command = &mut study.command(name, &words);
+        command.stdout(Stdio::piped()).stderr(OpenOptions::new().write(true).open("/dev/full").unwrap());
+        let mut running = Running(command.spawn().unwrap());
+        drop(running.0.stdout.take());
+        assert_eq!(running.end().code(), Some(0), "{name}");
+        assert_eq!(names(&folder), ends.iter().map(|end| format!("v1.5{end}")).collect::<Vec<_>>(), "{name}");
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_known_before_the_work() {
+    let study = Study::get();
+    fs::create_dir_all(study.path("a folder")).unwrap();
+    for (name, _, _) in PROGRAMS {
+        let end = names_one_file(name).unwrap_or_default();
+        let started = |out: &str| study.run(name, &study.with(name, &format!("{out}{end}")));
+        let said =
+            refused(&started("no such/place/x"), 2, &["cannot be written", "is no folder", "mkdir -p 'no such/place'"]);
+        assert!(!study.path("no such").exists(), "{said}");
+        // Nobody writes there, not even root.
+        let said = refused(&started("/proc/x"), 1, &["cannot write /proc/x"]);
+        assert!(!said.contains("Written"), "{name}: {said}");
+        if end.is_empty() {
+            refused(&started("a folder"), 2, &["'a folder'", "not a folder"]);
+        } else {
+            fs::create_dir_all(study.path(&format!("folder{end}"))).unwrap();
+            refused(&started("folder"), 2, &["is a folder", "name a file in it"]);
+        }
+    }
+    assert!(names(&study.path("a folder")).is_empty());
+    // The advice, followed.
+    let out = "no such/place/x";
+    let said = refused(&study.run("generate", &study.with("generate", out)), 2, &[]);
+    let mkdir = &said[said.find("mkdir").unwrap()..];
+    assert!(Command::new("bash").args(["-c", mkdir]).current_dir(study.0.path()).status().unwrap().success());
+    succeeds(&study.run("generate", &study.with("generate", out)));
+    fs::remove_dir_all(study.path("no such")).unwrap();
+}
+
+#[test]
+fn every_program_stops_when_asked_and_goes_on_if_it_says_so() {
+    let study = Study::get();
+    let folder = study.path("stops");
+    fs::create_dir_all(&folder).unwrap();
+    for (name, long, short) in [
+        ("transfer", "--particles 40000000", "--particles 1 --count 2"),
+        ("cluster", "--strokes 200000", "--strokes 20"),
+        ("frechet", "--count 20 --runs 1000", "--count 20 --runs 1 --exemplars 0"),
+        ("latents", "--updates 1000000000", "--updates 9"),
+        ("classify", "--epochs 1000 --batch 1", "--epochs 1 --batch 1"),
+        ("generate", "--count 100000", ""),
+        ("complete", "--ways 1000 --beginnings 1000", ""),
+        ("vary", "--exemplars 1000 --particles 4000", ""),
+    ] {
+        let out = format!("stops/{name}");
+        let words = |more: &str| {
+            // An option that is given twice is refused.
+            let given: Vec<&str> = more.split_whitespace().filter(|word| word.starts_with("--")).collect();
+            let mut words: Vec<String> = vec![];
+            let usual = study.with(name, &out);
+            let mut usual = usual.iter();
+            while let Some(word) = usual.next() {
+                if given.contains(word) {
+                    usual.next();
+                } else {
+                    words.push(word.to_string());
+                }
+            }
+            words.extend(more.split_whitespace().map(String::from));
+            words
+        };
+        let command = &mut study.command(name, &words(long));
+        let mut running = Running(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+        listens(&running, libc::SIGTERM);
+        let kept = [".json", ".safetensors", "-drawn.safetensors"].map(|end| study.path(&format!("{out}{end}")));
+        if matches!(name, "frechet" | "latents" | "classify") {
+            until("a part of the work", || kept.iter().any(|kept| kept.exists()).then_some(()));
+        }
+        running.signal(libc::SIGTERM);
+        let mut said = String::new();
+        running.0.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(running.end().code(), Some(130), "{name}");
+        // The strokes of cluster are written at its stop, if it has come that far.
+        if matches!(name, "frechet" | "latents" | "classify") || kept[2].exists() {
+            assert!(said.contains("the same command with --resume goes on."), "{name}: {said}");
+            succeeds(&study.run(name, &words(&format!("{short} --resume"))));
+        } else if name == "transfer" {
+            succeeds(&study.run(name, &words(short)));
+        }
+    }
+}
+
+#[test]
+fn damaged_files_of_any_program_are_told_and_the_advice_works() {
+    let study = Study::get();
+    let folder = study.path("damaged");
+    fs::create_dir_all(&folder).unwrap();
+    let at = |name: &str| format!("damaged/{name}");
+    let (json, resume) = (".json", &["--resume"][..]);
+    let drawings = [&study.with("complete", "damaged/complete")[..], &["--drawings", "damaged/generate.json"]].concat();
+    for name in ["generate", "frechet", "latents", "cluster", "classify", "transfer"] {
+        succeeds(&study.run(name, &study.with(name, &at(name))));
+    }
+    let again = |name: &str, more: &[&'static str]| {
+        let out: &'static str = Box::leak(at(name).into_boxed_str());
+        [&study.with(name, out)[..], more].concat()
+    };
+    // The file, who reads it, and what to do.
+    let readers: [(&str, &str, &str, Vec<&str>, &str); 6] = [
+        ("generate", json, "complete", drawings, ""),
+        ("frechet", json, "frechet", again("frechet", resume), "leave --resume out"),
+        ("latents", "-drawn.safetensors", "latents", again("latents", resume), "leave --resume out"),
+        ("cluster", "-drawn.safetensors", "cluster", again("cluster", resume), "leave --resume out"),
+        ("classify", ".safetensors", "classify", again("classify", resume), ""),
+        ("transfer", json, "transfer", again("transfer", &[]), "or remove it"),
+    ];
+    for (written, end, reader, words, advice) in readers {
+        let path = study.path(&at(&format!("{written}{end}")));
+        let whole = fs::read(&path).unwrap();
+        for (damaged, what) in [
+            (&b""[..], "empty"),
+            (b"<!DOCTYPE html><title>Log in</title>", "web page"),
+            (&whole[..whole.len() / 2], if end == json { "cut off" } else { "truncated" }),
+            (b"{\"a\": 1}", ""),
+            (b"version https://git-lfs.github.com/spec/v1", "Git LFS"),
+        ] {
+            fs::write(&path, damaged).unwrap();
+            let output = study.run(reader, &words);
+            let code = output.status.code().unwrap();
+            let said = refused(&output, code, &[&format!("{written}{end}"), what, advice]);
+            assert!((code == 1 || code == 2) && said.len() < 400, "{code}: {said}");
+            assert_eq!(fs::read(&path).unwrap(), damaged, "{reader} has written over what it refused");
+        }
+        match advice {
+            "or remove it" => fs::remove_file(&path).unwrap(),
+            "" => fs::write(&path, &whole).unwrap(),
+            _ => {}
+        }
+        let words: Vec<&str> = words.into_iter().filter(|word| *word != "--resume" || advice.is_empty()).collect();
+        let followed = study.run(reader, &words);
+        if reader == "classify" {
+            // Whole again, it has nothing left to learn.
+            succeeds(&followed);
+        }
+        succeeds(&followed);
+    }
+    // Of another set or another way of learning: said, with what would be right.
+    let other =
+        ["--data", "idx:other", "--side", "12", "--epochs", "2", "--device", "cpu", "--out", "damaged/classify"];
+    fs::create_dir_all(study.path("other")).unwrap();
+    for name in names(&study.path("set")) {
+        let mut bytes = fs::read(study.path("set").join(&name)).unwrap();
+        if name == "train-images-idx3-ubyte" {
+            bytes[500] ^= 1;
+        }
+        fs::write(study.path("other").join(name), bytes).unwrap();
+    }
+    let resumed = |words: &[&str]| study.run("classify", &[words, resume].concat());
+    refused(&resumed(&other), 2, &["these images are others", "give it the same, or begin anew"]);
+    let smaller = [&other[..3], &["8"], &other[4..]].concat();
+    refused(
+        &resumed(&smaller),
+        2,
+        &["has learned 2 classes of images of 12 pixels a side", "--side, or leave --resume out"],
+    );
+    let absent = [&other[..9], &["damaged/nothing"]].concat();
+    refused(&resumed(&absent), 2, &["to resume from", "leave --resume out"]);
+    succeeds(&study.run("classify", &other));
+}
+
+#[test]
+fn images_are_shown_as_those_that_a_model_has_learned_from() {
+    let place = Place::new();
+    fs::create_dir(place.path("wide")).unwrap();
+    for i in 0..12u32 {
+        // Light strokes on dark paper that is wider than high: neither would be guessed.
+        let picture = image::GrayImage::from_fn(24, 12, |x, y| {
+            image::Luma([if (x + i).is_multiple_of(5) && y > 2 { 200 } else { 30 + i as u8 }])
+        });
+        picture.save(place.path(&format!("wide/{i}.png"))).unwrap();
+    }
+    let mut data = OsString::from("images:");
+    data.push(place.path("wide"));
+    let mut train = program("train");
+    train.arg("--data").arg(&data).arg("--config").arg(place.path("tiny.toml")).arg("--out").arg(place.path("run"));
+    train.args(["--steps", "1", "--iwae", "0", "--device", "cpu", "--fit", "crop", "--invert", "yes"]);
+    succeeds(&output(train));
+    let mut export = program("export");
+    export.args(["--checkpoint", "run", "--device", "cpu", "--out", "shared.safetensors"]).current_dir(place.0.path());
+    succeeds(&output(export));
+    const SAID: &str = "Images are read as those that the model has learned from: --fit crop --invert yes.";
+    let run = |name: &str, model: &str, data: &OsStr, more: &[&str]| {
+        let mut command = program(name);
+        command.args(["--checkpoint", model, "--device", "cpu"]).args(more).current_dir(place.0.path());
+        if name != "complete" {
+            command.arg("--data").arg(data);
+        }
+        succeeds(&output(command))
+    };
+    let uses: [(&str, &[&str], &str); 4] = [
+        ("evaluate", &["--particles", "1", "--out", "x.csv"], "x.csv"),
+        ("reconstruct", &["--particles", "1", "--count", "2", "--out", "x.png"], "x.png"),
+        ("vary", &["--particles", "1", "--count", "1", "--exemplars", "1", "--out", "x"], "x.json"),
+        ("complete", &["--image", "wide/3.png", "--ways", "1", "--pen", "0.05,0.7,0.5", "--out", "x"], "x.png"),
+    ];
+    for (name, more, written) in uses {
+        let made = |model: &str, options: &[&str]| {
+            let said = run(name, model, &data, &[more, options].concat());
+            (said.contains(SAID), fs::read(place.path(written)).unwrap())
+        };
+        let explicit = made("run", &["--fit", "crop", "--invert", "yes"]);
+        assert!(!explicit.0, "{name} says what was asked for");
+        assert_eq!(made("run", &[]), (true, explicit.1.clone()), "{name}");
+        assert!(made("shared.safetensors", &[]).0, "{name}");
+        let otherwise = made("run", &["--fit", "pad", "--invert", "auto"]);
+        assert!(!otherwise.0 && otherwise.1 != explicit.1, "{name}: an option wins");
+    }
+    // Images of another kind are not inverted because these were; they are square, so nothing else is seen.
+    let said = run("evaluate", "run", &place.data(), &["--particles", "1", "--out", "y.csv"]);
+    assert!(said.contains("learned from: --fit crop.") && !said.contains("bright on average"), "{said}");
 }
 
 // ---- Advice works when followed -----------------------------------------------------------------------------------
@@ -423,6 +765,262 @@ fn advice_about_folders_works_when_followed() {
     succeeds(&output(place.train(&["--steps", "1", "--out", out])));
 }
 
+/// What can be known wrong of a command, the words of the refusal, and the same command with its advice followed. `@` is where the
+/// program writes.
+const ADVICE: &[(&str, &str, &[&str], &str)] = &[
+    ("evaluate", "run --data idx:set --out @.txt", &["must end in .json or .csv"], "run --data idx:set --out @.csv"),
+    (
+        "reconstruct",
+        "run --data idx:set --out @.jpeg",
+        &["must end in .png, .svg or .json"],
+        "run --data idx:set --out @.svg",
+    ),
+    ("export", "run --out @.bin", &["must end in .safetensors"], "run --out @.safetensors"),
+    (
+        "generate",
+        "run --temperature warm --out @",
+        &["choose paper, or a factor from 0 to 10"],
+        "run --temperature 10 --out @",
+    ),
+    (
+        "generate",
+        "run --pen thick --out @",
+        &["give three numbers above 0, such as 0.015,0.7,0.5"],
+        "run --pen 0.015,0.7,0.5 --out @",
+    ),
+    (
+        "generate",
+        "run --pen-of idx:nowhere --out @",
+        &["nowhere does not exist", "name an existing folder"],
+        "run --pen-of idx:set --out @",
+    ),
+    (
+        "generate",
+        "nobody --out @",
+        &["neither a file or folder nor a model of that name", "mnist, omniglot, quickdraw ship"],
+        "mnist --count 1 --out @",
+    ),
+    (
+        "generate",
+        "set --out @",
+        &["no checkpoint in the folder set: name the folder of a run, or a file"],
+        "run --out @",
+    ),
+    ("complete", "run --drawings none.json --out @", &["nothing has been begun"], "run --out @"),
+    (
+        "cluster",
+        "run --data idx:set --strokes 30 --map 0 --k 2 --out @",
+        &["--show 8 is not among the numbers of clusters: add it to --k"],
+        "run --data idx:set --strokes 30 --map 0 --k 2,8 --out @",
+    ),
+    (
+        "cluster",
+        "run --data idx:set --strokes 30 --map 0 --k 2,900 --show 2 --out @",
+        &["make no 900 clusters: ask for fewer with --k"],
+        "run --data idx:set --strokes 30 --map 0 --k 2,9 --show 2 --out @",
+    ),
+    (
+        "latents",
+        "run --data idx:set --rate 0 --out @",
+        &["choose a number above 0, such as 1e-4"],
+        "run --data idx:set --rate 1e-4 --updates 3 --out @",
+    ),
+    (
+        "latents",
+        "run --data idx:blank --updates 3 --out @",
+        &["cannot be classified", "or a set with labels of your own"],
+        "run --data idx:set --updates 3 --out @",
+    ),
+    (
+        "transfer",
+        "run --data idx:set --data idx:set --count 1 --particles 1 --out @",
+        &["the same: name them once"],
+        "run --data idx:set --count 1 --particles 1 --out @",
+    ),
+    (
+        "transfer",
+        "run --checkpoint run --data idx:set --count 1 --particles 1 --out @",
+        &["named twice: name it once"],
+        "run --data idx:set --count 1 --particles 1 --out @",
+    ),
+    (
+        "vary",
+        "run --data set --out @",
+        &["`set` is not a data source", "images:set"],
+        "run --data idx:set --count 1 --exemplars 1 --particles 1 --out @",
+    ),
+    (
+        "evaluate",
+        "run --data mnist:nowhere",
+        &["does not exist", "--download", "as in mnist:FOLDER"],
+        "run --data mnist:set --particles 1",
+    ),
+    (
+        "evaluate",
+        "run --data idx:set --device tpu",
+        &["choose auto, cpu, cuda or cuda:N"],
+        "run --data idx:set --particles 1 --device auto",
+    ),
+    (
+        "evaluate",
+        "run --data idx:set --math f16",
+        &["choose f32, tf32 or bf16"],
+        "run --data idx:set --particles 1 --math bf16",
+    ),
+    (
+        "frechet",
+        "run --data idx:set --classifier seen.safetensors --exemplars 1 --out @",
+        &["choose 0, or 2 and more"],
+        "run --data idx:set --classifier seen.safetensors --exemplars 0 --count 5 --runs 1 --pen 0.05,0.7,0.5 --out @",
+    ),
+    (
+        "frechet",
+        "run --data idx:set --classifier run/checkpoint-00000002.safetensors --exemplars 0 --count 5 --runs 1 --out @",
+        &["name one that classify has written"],
+        "run --data idx:set --classifier seen.safetensors --exemplars 0 --count 5 --runs 1 --out @",
+    ),
+];
+
+#[test]
+fn what_a_sentence_advises_works() {
+    let study = Study::get();
+    fs::create_dir_all(study.path("advice")).unwrap();
+    fs::create_dir_all(study.path("blank")).unwrap();
+    for part in ["train", "t10k"] {
+        fs::write(study.path(&format!("blank/{part}-images-idx3-ubyte")), images(4, 3)).unwrap();
+    }
+    let none = "{\"format\": \"dood-drawings\", \"version\": 1, \"drawings\": []}";
+    fs::write(study.path("none.json"), none).unwrap();
+    let ship = Path::new("models/mnist.safetensors").exists();
+    if !ship {
+        skipped("advice about models that ship, because they are no part of a package");
+    }
+    for (i, (name, wrong, parts, right)) in
+        ADVICE.iter().enumerate().filter(|(_, row)| ship || !row.3.starts_with("mnist"))
+    {
+        let run = |words: &str| {
+            let words = format!("--checkpoint {}", words.replace('@', &format!("advice/{i}")));
+            study.run(name, &words.split_whitespace().collect::<Vec<_>>())
+        };
+        let output = run(wrong);
+        refused(&output, output.status.code().filter(|code| [1, 2].contains(code)).unwrap(), parts);
+        succeeds(&run(right));
+    }
+    // Programs without a model.
+    let run = |name: &str, words: &str| study.run(name, &words.split_whitespace().collect::<Vec<_>>());
+    refused(&run("classify", "--data idx:blank --out advice/c"), 2, &["has no labels to learn: choose another set"]);
+    refused(&run("classify", "--data idx:set --side 3"), 2, &["4..=128"]);
+    refused(&run("report", "set"), 2, &["write some with --out set/NAME"]);
+    succeeds(&study.run("evaluate", &study.with("evaluate", "set/NAME.json")));
+    succeeds(&run("report", "set"));
+    fs::remove_file(study.path("set/NAME.json")).unwrap();
+    refused(&run("fit_stroke", "--data idx:set --index 20 --out advice"), 2, &["--index goes up to 19"]);
+    succeeds(&run("fit_stroke", "--data idx:set --index 19 --steps 1 --out advice"));
+    refused(&run("train", "--config tiny.toml --threads 1025"), 2, &["1025", "1..=1024"]);
+    // Several GPUs, where there is none, and where none is wanted.
+    let gpus = "--data idx:set --config tiny.toml --steps 1 --iwae 0 --out advice/gpus";
+    refused(&run("train", &format!("{gpus} --gpus 2 --device cpu")), 2, &["--device cpu is for a run without --gpus"]);
+    succeeds(&run("train", &format!("{gpus} --device cpu")));
+    // The runs of one-shot classification are named otherwise than sets.
+    refused(&run("one_shot", "--runs set"), 1, &["--download", "as in --runs FOLDER"]);
+    // A picture is named with what a shell takes as one word.
+    fs::create_dir_all(study.path("one picture")).unwrap();
+    image::GrayImage::new(12, 12).save(study.path("one picture/it's.png")).unwrap();
+    let only = refused(
+        &study.run("evaluate", &["--checkpoint", "run", "--data", "images:one picture"]),
+        1,
+        &["holds one picture"],
+    );
+    let word = only.split("name the file itself, ").nth(1).unwrap().split(", to look").next().unwrap();
+    let evaluate = quoted(program("evaluate").get_program());
+    let script = format!("{evaluate} --checkpoint run --particles 1 --data {word}");
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &script]).current_dir(study.0.path());
+    succeeds(&output(bash));
+    // A model without the state of a training begins a new run instead.
+    succeeds(&run("export", "--checkpoint run --device cpu --out advice/shared.safetensors"));
+    let on = run("train", "--resume advice/shared.safetensors --out advice/on --device cpu");
+    refused(&on, 1, &["for evaluation only", "train --start"]);
+    succeeds(&run(
+        "train",
+        "--start advice/shared.safetensors --data idx:set --batch 2 --steps 1 --iwae 0 --device cpu --out advice/on",
+    ));
+}
+
+#[test]
+fn every_option_that_a_sentence_names_is_one_of_the_program_that_says_it() {
+    let help = |name: &str| {
+        String::from_utf8(
+            output({
+                let mut command = program(name);
+                command.arg("--help");
+                command
+            })
+            .stdout,
+        )
+        .unwrap()
+    };
+    let has = |help: &str, option: &str| help.split_whitespace().any(|word| word.trim_end_matches(',') == option);
+    let all: Vec<(&str, String)> = [
+        "train",
+        "evaluate",
+        "reconstruct",
+        "transfer",
+        "cluster",
+        "frechet",
+        "latents",
+        "classify",
+        "generate",
+        "complete",
+        "vary",
+        "export",
+        "fit_stroke",
+        "one_shot",
+        "draw",
+        "report",
+    ]
+    .map(|name| (name, help(name)))
+    .into();
+    for (name, help) in &all {
+        // Readers of data say these three, whoever calls them; devices say the fourth.
+        if (has(help, "--data") && *name != "one_shot") || has(help, "--pen-of") || *name == "export" {
+            for option in ["--download", "--fit", "--invert"] {
+                assert!(has(help, option), "{name} has no {option}, which its sentences advise");
+            }
+        }
+        if has(help, "--math") {
+            assert!(has(help, "--device") && has(help, "--threads"), "{name}");
+        }
+    }
+    // Whatever else a sentence of the library or of a program names, some program has.
+    let mut named = 0;
+    let mut folders = vec![PathBuf::from("src"), PathBuf::from("examples")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else if entry.extension().is_some_and(|end| end == "rs") && !entry.ends_with("src/kernels.rs") {
+                let text = fs::read_to_string(&entry).unwrap();
+                let code = text.split("#[cfg(test)]").next().unwrap().lines();
+                for line in code.filter(|line| !line.trim_start().starts_with("//")) {
+                    for (at, _) in line.match_indices(" --") {
+                        let letter = |c: char| c.is_ascii_lowercase() || c == '-';
+                        let option = line[at + 1..].split(|c| !letter(c)).next().unwrap();
+                        let foreign = ["--logdir", "--ntasks", "--nproc", "--nnodes", "--no-python", "--"];
+                        if option.len() > 2 && !foreign.iter().any(|other| option.starts_with(other) && *other != "--")
+                        {
+                            named += 1;
+                            let known = all.iter().any(|(_, help)| has(help, option));
+                            assert!(known, "no program has {option}, which {} names: {line}", entry.display());
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(named > 100, "{named}");
+}
+
 #[test]
 fn a_batch_is_no_larger_than_the_training_set_and_the_memory() {
     let place = Place::new();
@@ -432,6 +1030,17 @@ fn a_batch_is_no_larger_than_the_training_set_and_the_memory() {
     let mut huge = program("train");
     huge.args(["--batch", "1000000000", "--preset", "paper", "--device", "cpu", "--data", "idx:/nowhere"]);
     error(huge, 2, &["GiB of memory", "are free", "would fit (--batch "]);
+    // Also where a file says it; all of the set is a batch.
+    let file = |batch: &str| fs::write(place.path("tiny.toml"), TINY.replace("batch = 2", batch)).unwrap();
+    file("batch = 13");
+    error(place.train(&[]), 2, &["13", "--batch 12"]);
+    succeeds(&output(place.train(&["--steps", "1", "--batch", "12", "--out", place.path("all").to_str().unwrap()])));
+    file("batch = 4294967295\nfaint = true");
+    error(place.train(&[]), 2, &["would fit (--batch "]);
+    error(place.train(&["--batch", "4294967296"]), 2, &["4294967296", "--batch"]);
+    for model in ["sp", "air"] {
+        error(place.train(&["--model", model]), 2, &["GiB of memory", "would fit (--batch "]);
+    }
     // A default is made smaller without a word.
     fs::write(place.path("tiny.toml"), TINY.replace("batch = 2", "")).unwrap();
     succeeds(&output(place.train(&["--steps", "1"])));
@@ -557,6 +1166,40 @@ fn resume_goes_on_from_a_named_checkpoint_and_keeps_the_later_ones_aside() {
     let taken = from(&renamed, &["--steps", "3", "--out", place.path("run").to_str().unwrap()]);
     refused(&taken, 2, &["another run", "--out"]);
     refused(&from(&place.path("none.safetensors"), &["--out", branch.to_str().unwrap()]), 1, &["cannot read"]);
+}
+
+#[test]
+fn resume_takes_a_checkpoint_however_it_is_named() {
+    let place = Place::new();
+    succeeds(&output(place.train(&["--steps", "4", "--checkpoint-every", "2"])));
+    let run = place.path("run");
+    let go_on = |file: &Path, folder: &Path, more: &[&str]| {
+        let mut command = program("train");
+        command.arg("--resume").arg(file).args(["--iwae", "0", "--device", "cpu"]).args(more).current_dir(folder);
+        output(command)
+    };
+    let name = |step: u64| PathBuf::from(format!("checkpoint-{step:08}.safetensors"));
+    // The newest one: nothing is set aside. From its own folder, without a folder in the name.
+    succeeds(&go_on(&name(4), &run, &["--steps", "5"]));
+    assert!(!run.join("set-aside").exists());
+    // With steps that it has made already.
+    refused(&go_on(&name(5), &run, &["--steps", "5"]), 2, &["made its 5 steps", "larger number with --steps"]);
+    // Twice from the same one: what was set aside before is not lost.
+    succeeds(&go_on(&Path::new("run").join(name(2)), place.0.path(), &["--steps", "4"]));
+    succeeds(&go_on(&Path::new("./run").join(name(2)), place.0.path(), &["--steps", "5"]));
+    assert_eq!(names(&run.join("set-aside")), [4, 5].map(|step| name(step).display().to_string()));
+    assert_eq!(names(&run.join("set-aside-2")), [name(4).display().to_string()]);
+    // Through a link to the folder, which is the same folder, also for --out.
+    std::os::unix::fs::symlink(&run, place.path("link")).unwrap();
+    let linked = place.path("link").join(name(5));
+    succeeds(&go_on(&linked, place.0.path(), &["--steps", "6", "--out", "run"]));
+    // A link to the file in another place is in no run's folder.
+    std::os::unix::fs::symlink(run.join(name(6)), place.path("best.safetensors")).unwrap();
+    refused(&go_on(Path::new("best.safetensors"), place.0.path(), &["--steps", "7"]), 2, &["name a folder with --out"]);
+    succeeds(&go_on(Path::new("best.safetensors"), place.0.path(), &["--steps", "7", "--out", "branch"]));
+    // A folder that is called like one.
+    fs::create_dir(place.path("checkpoint-00000009.safetensors")).unwrap();
+    refused(&go_on(&name(9), place.0.path(), &["--steps", "10"]), 2, &["is a folder"]);
 }
 
 // ---- A used folder ------------------------------------------------------------------------------------------------

@@ -225,7 +225,7 @@ fn what_cannot_be_gone_on_with_or_means_nothing_is_refused_in_one_sentence() {
     let path = place.path().join("t.able.json");
     let run = || output(world.transfer(place.path(), &["one"], &few));
     for (text, parts) in [
-        ("", &["is not JSON"][..]),
+        ("", &["it is an empty file"][..]),
         ("{}", &["does not hold a table"]),
         ("[1]", &["does not hold a table"]),
         ("{\"format\":\"dood-drawings\",\"version\":1}", &["does not hold a table"]),
