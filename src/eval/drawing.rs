@@ -383,7 +383,9 @@ mod tests {
             (with(&format!("[{{\"strokes\": [{}{{}}]}}]", "{},".repeat(1000))), "1001 strokes; at most 1000"),
             (with("[{\"strokes\": [{\"points\": \"two\"}]}]"), "invalid type: string"),
             ("nonsense".into(), "line 1 column"),
-            (String::new(), "EOF"),
+            (String::new(), "it is an empty file"),
+            ("<html>".into(), "it is a web page"),
+            (with("[{\"strokes\": [")[..60].into(), "it is cut off"),
         ];
         for (text, expected) in cases {
             let error = DrawingFile::parse(text.as_bytes(), "x.json").unwrap_err().to_string();

@@ -67,7 +67,7 @@ fn drawing_goes_on_where_it_was_stopped_and_gives_the_same() {
     let other = Latents::new(&artist, "that".into()).read(&path).unwrap_err().to_string();
     assert!(other.contains("another model, other images or another seed"), "{other}");
     std::fs::write(&path, "nothing").unwrap();
-    assert!(whole.read(&path).unwrap_err().to_string().contains("damaged"));
+    assert!(whole.read(&path).unwrap_err().to_string().contains("leave --resume out"));
 }
 
 /// What scikit-learn makes of 60 points (`stored_case.py` beside it).
