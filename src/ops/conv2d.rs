@@ -4,8 +4,8 @@
 //! y[n, o, r, c] = b[o] + Σ_{k, i, j} w[o, k, i, j] · x[n, k, stride·r − padding + i, stride·c − padding + j]
 //! ```
 //! with zeros beyond the edge. On the CPU images whose every pixel has a window are correlated where they lie, in flat rows
-//! ([`super::flat`]). With a stride each image's windows become the columns of a matrix (`im2col`), so that a convolution is a matrix
-//! product; the backward makes them again.
+//! ([`super::flat`]). With a stride, or for a few numbers in a window, each image's windows become the columns of a matrix (`im2col`), so
+//! that a convolution is a matrix product; the backward makes them again.
 
 mod host;
 
@@ -90,11 +90,12 @@ impl Dims {
         [self.high, self.wide]
     }
 
-    /// Flat rows of so many images, one below the other, which are separated by the padding alone; if every pixel has a window.
+    /// Flat rows of so many images, one below the other, which are separated by the padding alone; if every pixel has a window, and
+    /// windows are so large that copies of them cost more than what is lost between rows.
     fn flat(self, images: usize) -> Option<Rows> {
         let width = self.w + self.padding;
         let rows = Rows { width, positions: images * (self.h + self.padding) * width, kernel: self.kernel() };
-        (self.stride == 1 && self.padding < self.high.min(self.wide)).then_some(rows)
+        (self.stride == 1 && self.padding < self.high.min(self.wide) && self.taps() >= 16).then_some(rows)
     }
 
     /// For each row of the matrix of windows and each row of results: where the pixels that they meet begin in the image, which results

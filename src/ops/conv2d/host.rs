@@ -1,4 +1,4 @@
-//! A convolution of stride 1 on a CPU. Images of a task lie in flat rows in a thread's scratch memory, one below the other: rows of x and
+//! A convolution by flat rows on a CPU. Images of a task lie in flat rows in a thread's scratch memory, one below the other: rows of x and
 //! of y are as wide as an image and its padding at one side, and as many rows lie between two images, all of zeros.
 
 use super::{Dims, TOGETHER};
@@ -81,7 +81,7 @@ impl<T: Lanes> WithSimd for Forward<'_, T> {
 
 /// y of one image x.
 pub(super) fn forward<T: Lanes>(d: Dims, x: &[T], taps: &Taps<T>, y: &mut [T]) {
-    let rows = d.flat(1).expect("stride 1");
+    let rows = d.flat(1).expect("flat rows");
     cpu::with_scratch(rows.numbers(d.ins), |mut memory| {
         let planes = Planes::cut(rows, d.ins, &mut memory);
         cpu::dispatch(Forward { d, rows, x, taps, planes, y });
@@ -148,13 +148,13 @@ pub(super) fn backward<T: Lanes>(
     (dw, db): (&mut [T], &mut [T]),
     mut dx: Option<&mut [T]>,
 ) {
-    let one = d.flat(1).expect("stride 1");
+    let one = d.flat(1).expect("flat rows");
     let together = (NUMBERS / one.numbers(d.ins + d.outs).max(1)).clamp(1, TOGETHER);
     let (image, result) = (d.image(), d.outs * d.places());
     for (i, dy) in dy.chunks((together * result).max(1)).enumerate() {
         let images = dy.len() / result;
         let part = i * together * image..(i * together + images) * image;
-        let rows = d.flat(images).expect("stride 1");
+        let rows = d.flat(images).expect("flat rows");
         cpu::with_scratch(rows.numbers(d.ins + d.outs) + image, |mut memory| {
             let planes = [d.ins, d.outs].map(|channels| Planes::cut(rows, channels, &mut memory));
             let (x, dx) = (&x[part.clone()], dx.as_deref_mut().map(|dx| &mut dx[part]));
