@@ -298,7 +298,8 @@ impl Draw<'_> {
         Round { first: lot.first, count: lot.images.shape()[0], particles: lot.particles, numbers }
     }
 
-    /// Draws, and shows every round with its strokes and log p(x | canvas) before they are gone.
+    /// Draws, and shows every round with its strokes before they are gone, and with what is found first: log p(x | canvas) where ends are
+    /// sampled.
     pub(crate) fn look(&self, observer: &dyn Observer, see: &mut dyn FnMut(&Round, &[Step], &Tensor)) -> Result<()> {
         let (model, params) = self.artist;
         self.lots(observer, &mut |lot| {
