@@ -165,8 +165,8 @@ fn a_user_draws_a_seven_and_does_everything_that_the_page_offers() {
     }
     assert_eq!(lines(&browser), 1);
 
-    // A reload changes nothing.
-    browser.wait("the drawing", "document.getElementById('count').textContent !== '–'");
+    // A reload changes nothing, and what had not been answered is asked again.
+    browser.wait("the drawing", "!JSON.parse(localStorage.getItem('dood')).pending");
     let kept =
         |browser: &Browser| (state(browser)["now"].clone(), state(browser)["ideas"].clone(), browser.text("count"));
     let before = kept(&browser);
@@ -189,8 +189,10 @@ fn a_user_draws_a_seven_and_does_everything_that_the_page_offers() {
         browser.wait("what was there", "document.getElementById('count').textContent !== '–'");
     }
 
-    // Another model draws.
+    // Another model draws, if need be after a reload: here nothing was answered before it.
+    browser.run("window.fetch = () => new Promise(() => {})");
     browser.click("#model option[value=tiny]");
+    browser.reload();
     browser.wait("the other model", "JSON.parse(localStorage.getItem('dood')).redraw.model === 'tiny'");
     browser.click("#model option[value=mnist]");
     browser.wait("the first model", "JSON.parse(localStorage.getItem('dood')).redraw.model === 'mnist'");

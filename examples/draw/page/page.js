@@ -17,7 +17,8 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 
 const EMPTY = { lines: [], image: null };
 const state = {
-  now: EMPTY, redraw: null, ideas: null, symbols: [], seed: 0,
+  // `pending`: what `redraw` shows is of something earlier.
+  now: EMPTY, redraw: null, pending: false, ideas: null, symbols: [], seed: 0,
   settings: { model: null, pen: 0.085, fit: true, temperature: 0.3, many: 8 },
 };
 let past = [], future = [];
@@ -252,10 +253,11 @@ function move(drawing) {
   $("grid").classList.add("stale");
   if (isEmpty(drawing)) {
     asked.redraw?.abort();
+    state.pending = false;
     showRedraw(null);
-  } else redraw();
+    save();
+  } else renew();
   buttons();
-  save();
 }
 
 function undo() {
@@ -355,14 +357,21 @@ function showPixels(canvas, bytes, other) {
   context.putImageData(pixels, 0, 0);
 }
 
+function renew() {
+  state.pending = true;
+  save();
+  redraw();
+}
+
 async function redraw(more = {}) {
   const answer = await ask("redraw", "redraw", { ...await given(state.now), particles: PARTICLES, seed: state.seed, ...more });
   if (!answer) return;
   const likelihood = answer => answer?.drawings.drawings[0].log_likelihood ?? -Infinity;
-  if (more.refine && likelihood(answer) <= likelihood(state.redraw)) return say("Nothing better was found.");
+  if (more.refine && !state.pending && likelihood(answer) <= likelihood(state.redraw)) return say("Nothing better was found.");
   if (more.refine) say("");
   const { length } = answer.drawings.drawings[0].strokes;
   $("heard").textContent = `Redrawn in ${length} stroke${length === 1 ? "" : "s"}.`;
+  state.pending = false;
   showRedraw(answer);
   play(LIVE);
   save();
@@ -676,8 +685,7 @@ for (const [id, field] of Object.entries(settings)) {
   $(id).addEventListener("input", () => {
     state.settings[id] = $(id)[field];
     showSettings();
-    save();
-    if (id === "fit" && !isEmpty(state.now)) redraw();
+    if (id === "fit" && !isEmpty(state.now)) renew(); else save();
   });
 }
 
@@ -719,8 +727,7 @@ function about() {
 $("model").addEventListener("change", () => {
   state.settings.model = $("model").value;
   about();
-  save();
-  if (!isEmpty(state.now)) redraw();
+  if (isEmpty(state.now)) save(); else renew();
 });
 
 async function menu() {
@@ -763,11 +770,11 @@ try {
   showSymbols();
 } catch {
   // What was saved is not whole.
-  Object.assign(state, { now: EMPTY, redraw: null, ideas: null, symbols: [] });
+  Object.assign(state, { now: EMPTY, redraw: null, pending: false, ideas: null, symbols: [] });
   await showImage();
   showRedraw(null);
   showSymbols();
   save();
 }
-if (!state.redraw && !isEmpty(state.now)) redraw();
+if ((state.pending || !state.redraw) && !isEmpty(state.now)) redraw();
 buttons();
