@@ -60,7 +60,7 @@ fn export(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
         "updates": updates,
         "pen": pen,
         "settings": { "preset": settings.preset, "fit": options.fit, "invert": options.invert, "seed": settings.seed, "batch": settings.batch, "rates": settings.rates,
-            "warmup": settings.warmup, "decay": settings.decay, "clip": settings.clip, "thicker": settings.thicker, "steps": settings.steps },
+            "warmup": settings.warmup, "decay": settings.decay, "clip": settings.clip, "thicker": settings.thicker, "augment": settings.augment, "steps": settings.steps },
     });
     checkpoint::export(out, &artist.model.config, &artist.params, &about)?;
     let bytes = files::read(out)?.len() as f64;

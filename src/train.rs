@@ -27,7 +27,7 @@ use crate::{
         Config, Dropout, GROUPS, Model, Noise, Start, Step,
         objective::{Loss, Running, Terms},
     },
-    ops::{Placement, Thicker, thicken},
+    ops::{Angle, Placement, Thicker, concat, thicken},
     optim::{Adam, Schedule},
     ranks::Ranks,
     real::Real,
@@ -84,6 +84,7 @@ impl Preset {
             decay: 1.0,
             clip: 0.0,
             thicker: 0,
+            augment: 0.0,
             start: String::new(),
             eager: omniglot,
             faint: omniglot,
@@ -169,6 +170,10 @@ pub struct Settings {
     /// Updates over which the training images are shown with thicker ink at first, by two pixels on each side and ever less.
     #[serde(default)]
     pub thicker: u64,
+    /// How differently every image looks each time it is shown: it is turned by an angle (in radians), made larger and sheared by a part,
+    /// and shifted by a part of half its side, all of them uniform between ± so much. 0 for always as it is.
+    #[serde(default)]
+    pub augment: f64,
     /// The file whose parameters the run began with, if it did, and its digest.
     #[serde(default)]
     pub start: String,
@@ -217,6 +222,9 @@ impl Settings {
 
 /// Stream of the order of images; the step of its [`Rng`] is the epoch.
 const ORDER: Stream = Stream(4);
+
+/// Stream of how images are altered before they are shown.
+const AUGMENT: Stream = Stream(7);
 
 /// A model in training.
 pub struct Trainer {
@@ -393,8 +401,8 @@ impl Trainer {
         rows: Range<usize>,
         batch: usize,
     ) -> (Vec<Step<'t>>, Loss<'t>) {
-        let x = self.shown(x, self.running.iteration);
         let rng = Rng::new(self.settings.seed, self.running.iteration);
+        let x = self.shown(x, (rows.clone(), batch), rng);
         let dropout = Dropout::Random(rng.from_row(rows.start));
         let noise = Noise::draw_rows(&self.model, self.params.device(), (rows, batch), rng);
         let steps = self.model.recognise(tape, &x, &self.model.lesson(noise, dropout));
@@ -402,10 +410,22 @@ impl Trainer {
         (steps, loss)
     }
 
-    /// Images as update `at` is shown them.
-    fn shown(&self, x: Tensor, at: u64) -> Tensor {
-        let Settings { thicker: updates, .. } = self.settings;
-        if updates == 0 { x } else { thicken(&x, Thicker { radius: THICKER, updates }, at) }
+    /// The images x, which are rows of a batch of so many, as an update is shown them.
+    fn shown(&self, x: Tensor, (rows, batch): (Range<usize>, usize), rng: Rng) -> Tensor {
+        let Settings { thicker: updates, augment, .. } = self.settings;
+        let x = if updates == 0 { x } else { thicken(&x, Thicker { radius: THICKER, updates }, rng.step) };
+        if augment == 0.0 {
+            return x;
+        }
+        let device = x.device();
+        let tape = Tape::without_params(device);
+        // Of the numbers of the whole batch, so that several GPUs alter images as one does.
+        let drawn = tape.constant(rng.uniform_tensor(device, AUGMENT, &[1, 7 * batch]));
+        let mine = drawn.columns(7 * rows.start, 7 * rows.len()).reshape(&[rows.len(), 7]);
+        let by = mine * (2.0 * augment) + -augment;
+        let [shift, larger, turn_and_shear] = [(0, 2), (2, 2), (4, 3)].map(|(first, width)| by.columns(first, width));
+        let map = concat(&[shift, larger + 1.0, turn_and_shear]).affine7(Angle::Radians);
+        tape.constant(x.clone()).stn(map, None).value()
     }
 
     /// The images of the next update, as numbers in the training set.
@@ -473,7 +493,7 @@ fn check(settings: &Settings, images: &Images, config: &Config) -> Result<()> {
 /// The part of [`check`] for which no images are needed.
 fn check_settings(settings: &Settings) -> Result<()> {
     let wrong = |what: String| Err(Error::Usage(what));
-    let Settings { batch, steps, rates, decay, clip, .. } = settings;
+    let Settings { batch, steps, rates, decay, clip, augment, .. } = settings;
     if *batch == 0 || *steps == 0 {
         return wrong(format!("batch is {batch} and steps is {steps}: both must be at least 1"));
     }
@@ -485,6 +505,9 @@ fn check_settings(settings: &Settings) -> Result<()> {
     }
     if !(0.0..=1.0).contains(decay) {
         return wrong(format!("decay is {decay}: it is a part of the learning rates, from 0 to 1"));
+    }
+    if !(0.0..=0.5).contains(augment) {
+        return wrong(format!("augment is {augment}: images can be altered by 0 to 0.5"));
     }
     if !(0.0..f64::INFINITY).contains(clip) {
         return wrong(format!(
@@ -554,5 +577,42 @@ mod tests {
             let refused = with(wrong).unwrap_err().to_string();
             assert!(refused.contains("one for each of model, baseline, onoff, scale"), "{refused}");
         }
+    }
+
+    #[test]
+    fn images_are_altered_by_their_update_and_row() {
+        let device = Device::cpu_f64();
+        let config = Config::tiny(Placement::Warp);
+        let (side, n) = (config.image, 32);
+        // A disc of ink in the middle of each.
+        let centre = (side - 1) as f64 / 2.0;
+        let disc = (0..side * side).map(|i| [(i % side) as f64 - centre, (i / side) as f64 - centre]);
+        let disc: Vec<u8> = disc.map(|[x, y]| if x.hypot(y) < 4.0 { 255 } else { 0 }).collect();
+        let images = Images { side, pixels: disc.repeat(n), labels: None };
+        let settings = Settings { batch: n, thicker: 0, ..Preset::Hour.settings(&Source::Synthetic) };
+        let shown = |augment: f64, rows: Range<usize>, step: u64| {
+            let settings = Settings { augment, ..settings.clone() };
+            let trainer = Trainer::new(&config, settings, images.clone(), &device).unwrap();
+            trainer.shown(pixels(&images, rows.clone(), &device), (rows, n), Rng::new(3, step)).to_f64()
+        };
+        let plain = shown(0.0, 0..n, 5);
+        assert_eq!(plain, pixels(&images, 0..n, &device).to_f64());
+        let altered = shown(0.1, 0..n, 5);
+        assert_eq!(shown(0.1, 20..n, 5), altered[20 * side * side..], "rows of a batch, computed elsewhere");
+        assert_ne!(shown(0.1, 0..n, 6), altered);
+
+        // Shifted by at most a tenth of half the side, each otherwise, and in all directions.
+        let mut middle = [0.0; 2];
+        for image in altered.chunks(side * side) {
+            let ink: f64 = image.iter().sum();
+            let at = |axis: fn(usize, usize) -> usize| {
+                let weighed = image.iter().enumerate().map(|(i, ink)| ink * (axis(i, side) as f64 - centre));
+                weighed.sum::<f64>() / ink
+            };
+            let shift = [at(|i, side| i % side), at(|i, side| i / side)];
+            assert!(shift.iter().all(|by| by.abs() <= 1.3 * 0.1 * centre && by.abs() > 1e-6), "{shift:?}");
+            middle = [0, 1].map(|axis| middle[axis] + shift[axis] / n as f64);
+        }
+        assert!(middle.iter().all(|by| by.abs() < 0.3 * 0.1 * centre), "{middle:?}");
     }
 }

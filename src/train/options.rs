@@ -111,7 +111,7 @@ pub(super) enum From {
 }
 
 /// Settings in which a resumed run may not differ from what it was.
-const IDENTITY: [&str; 8] = ["preset", "batch", "seed", "eager", "faint", "thicker", "fit", "invert"];
+const IDENTITY: [&str; 9] = ["preset", "batch", "seed", "eager", "faint", "thicker", "augment", "fit", "invert"];
 
 impl Plan {
     /// What `options` come to. Reads the checkpoint of a run that is to be resumed, and no data.

@@ -109,7 +109,7 @@ impl Recipe {
             Recipe::Published => (config, settings),
             Recipe::Hour => (
                 Config { stop: Stop::Exact, view: Some(config.image / 2), price: 0.5, ..config },
-                Settings { warmup: 5, decay: 0.01, clip: 0.9, thicker: 8, steps: 200, ..settings },
+                Settings { warmup: 5, decay: 0.01, clip: 0.9, thicker: 8, augment: 0.1, steps: 200, ..settings },
             ),
         }
     }
