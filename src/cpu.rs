@@ -48,6 +48,10 @@ pub(crate) trait Lanes: Real {
     fn splat<S: Simd>(s: S, x: Self) -> Self::Vector<S>;
     /// The first numbers of `from`; zeros where it is shorter than a vector.
     fn load<S: Simd>(s: S, from: &[Self]) -> Self::Vector<S>;
+    /// The full vectors of `from`.
+    fn vectors<S: Simd>(s: S, from: &[Self]) -> &[Self::Vector<S>];
+    /// As [`Lanes::vectors`], to be written.
+    fn vectors_mut<S: Simd>(s: S, to: &mut [Self]) -> &mut [Self::Vector<S>];
     /// Writes `v`, as much of it as finds room, to the start of `to`.
     fn store<S: Simd>(s: S, to: &mut [Self], v: Self::Vector<S>);
     /// a + b.
@@ -58,11 +62,72 @@ pub(crate) trait Lanes: Real {
     fn where_positive<S: Simd>(s: S, gate: Self::Vector<S>, v: Self::Vector<S>) -> Self::Vector<S>;
     /// The sum of the lanes.
     fn total<S: Simd>(s: S, v: Self::Vector<S>) -> Self;
+    /// The transpose of a square.
+    #[inline(always)]
+    fn turned<S: Simd>(_: S, rows: [[Self; SQUARE]; SQUARE]) -> [[Self; SQUARE]; SQUARE] {
+        plainly_turned(rows)
+    }
+}
+
+#[inline(always)]
+fn plainly_turned<T: Copy>(rows: [[T; SQUARE]; SQUARE]) -> [[T; SQUARE]; SQUARE] {
+    std::array::from_fn(
+        #[inline(always)]
+        |i| {
+            std::array::from_fn(
+                #[inline(always)]
+                |j| rows[j][i],
+            )
+        },
+    )
+}
+
+/// The transpose of a square of single precision, in registers.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn turned_in_registers(v3: pulp::x86::V3, rows: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
+    use std::arch::x86_64::__m256;
+    let avx = v3.avx;
+    let [a, b, c, d, e, f, g, h]: [__m256; SQUARE] = bytemuck::cast(rows);
+    // No closures: what they are handed to would be compiled for another processor.
+    macro_rules! pairs {
+        ($x:expr, $y:expr) => {
+            (avx._mm256_unpacklo_ps($x, $y), avx._mm256_unpackhi_ps($x, $y))
+        };
+    }
+    macro_rules! fours {
+        ($x:expr, $y:expr) => {
+            (avx._mm256_shuffle_ps::<0b01_00_01_00>($x, $y), avx._mm256_shuffle_ps::<0b11_10_11_10>($x, $y))
+        };
+    }
+    macro_rules! all {
+        ($x:expr, $y:expr) => {
+            (avx._mm256_permute2f128_ps::<0x20>($x, $y), avx._mm256_permute2f128_ps::<0x31>($x, $y))
+        };
+    }
+    let ((a, b), (c, d), (e, f), (g, h)) = (pairs!(a, b), pairs!(c, d), pairs!(e, f), pairs!(g, h));
+    let ((a, c), (b, d), (e, g), (f, h)) = (fours!(a, c), fours!(b, d), fours!(e, g), fours!(f, h));
+    let ((a, e), (c, g), (b, f), (d, h)) = (all!(a, e), all!(c, g), all!(b, f), all!(d, h));
+    bytemuck::cast::<[__m256; SQUARE], _>([a, c, b, d, e, g, f, h])
+}
+
+/// Rows and columns of what [`Lanes::turned`] transposes.
+pub(crate) const SQUARE: usize = 8;
+
+/// Asks for a number that will soon be used.
+#[inline(always)]
+pub(crate) fn prefetch<T>(x: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: nothing is read; any address will do.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(x.cast())
+    };
 }
 
 macro_rules! lanes {
     ($t:ident, $vector:ident, $split:ident, $split_mut:ident, $load:ident, $store:ident, $splat:ident, $add:ident, $mul_add:ident,
-     $greater:ident, $select:ident, $total:ident) => {
+     $greater:ident, $select:ident, $total:ident $(, $turned:ident)?) => {
         impl Lanes for $t {
             type Vector<S: Simd> = S::$vector;
             #[inline(always)]
@@ -75,6 +140,14 @@ macro_rules! lanes {
                     Some(&full) => full,
                     None => s.$load(from),
                 }
+            }
+            #[inline(always)]
+            fn vectors<S: Simd>(_: S, from: &[Self]) -> &[S::$vector] {
+                S::$split(from).0
+            }
+            #[inline(always)]
+            fn vectors_mut<S: Simd>(_: S, to: &mut [Self]) -> &mut [S::$vector] {
+                S::$split_mut(to).0
             }
             #[inline(always)]
             fn store<S: Simd>(s: S, to: &mut [Self], v: S::$vector) {
@@ -100,6 +173,17 @@ macro_rules! lanes {
             fn total<S: Simd>(s: S, v: S::$vector) -> Self {
                 s.$total(v)
             }
+            $(
+                #[inline(always)]
+                #[cfg(target_arch = "x86_64")]
+                fn turned<S: Simd>(_: S, rows: [[Self; SQUARE]; SQUARE]) -> [[Self; SQUARE]; SQUARE] {
+                    if Self::lanes::<S>() < SQUARE {
+                        return plainly_turned(rows);
+                    }
+                    // SAFETY: on this kind of processor what has registers of eight numbers has at least these instructions.
+                    $turned(unsafe { pulp::x86::V3::new_unchecked() }, rows)
+                }
+            )?
         }
     };
 }
@@ -115,7 +199,8 @@ lanes!(
     mul_add_e_f32s,
     greater_than_f32s,
     select_f32s,
-    reduce_sum_f32s
+    reduce_sum_f32s,
+    turned_in_registers
 );
 lanes!(
     f64,

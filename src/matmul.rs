@@ -43,6 +43,13 @@ impl<'a, T: Real> Matrix<'a, T> {
         Self::rows(self.t(), from, count).t()
     }
 
+    /// `width` numbers of a row, which lie in one piece.
+    #[inline(always)]
+    pub fn line(&self, row: usize, column: usize, width: usize) -> &'a [T] {
+        assert!(self.column == 1 && row < self.rows && column + width <= self.columns, "numbers outside the matrix");
+        &self.data[row * self.row + column..][..width]
+    }
+
     /// Whether its columns lie in one piece each, and their beginnings compete for a few places in the cache. `gemm`, which packs several
     /// columns number by number, then takes several times as long for that as for the product.
     fn competes(self) -> bool {
@@ -99,11 +106,17 @@ impl<'a, T: Real> Output<'a, T> {
     ///
     /// # Safety
     /// No other thread may use an overlapping window at the same time, nor this one another reference to it.
+    #[inline(always)]
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn window(&self, row: usize, column: usize, width: usize) -> &mut [T] {
         assert!(row < self.rows && column + width <= self.columns, "window outside the matrix");
         // SAFETY: inside `data` by the check above, and disjoint by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride + column), width) }
+    }
+
+    /// Where a number lies.
+    pub fn place(&self, row: usize, column: usize) -> *const T {
+        self.data.wrapping_add(row * self.stride + column)
     }
 
     /// The window with its first element at (`row`, `column`) becomes `a·b`, or grows by it. One thread.

@@ -16,6 +16,11 @@ pub trait Op: 'static {
     /// For each wanted input i: `dx[i] += (∂y/∂xᵢ)ᵀ·dy`. `y` is what [`Op::forward`] returned.
     fn backward(&self, cx: &Device, x: &[Tensor], y: &[Tensor], dy: &Tensor, dx: &mut [Option<Slot>]);
 
+    /// Whether the result is that of a ReLU: where it is 0, no gradient goes back through this op, so what reads it need not find any.
+    fn rectified(&self) -> bool {
+        false
+    }
+
     /// What the forward must do at the very least; benches and the profile hold the time against it.
     fn cost(&self, x: &[Tensor], y: &Tensor) -> Cost {
         Cost { flops: y.len() as f64, bytes: size(x) + size([y]) }

@@ -34,6 +34,7 @@ struct Node {
     param: Option<ParamId>,
     wants_grad: bool,
     watched: bool,
+    rectified: bool,
 }
 
 const CONSTANT: &str = "constant";
@@ -133,6 +134,7 @@ impl<'p> Tape<'p> {
             param,
             wants_grad: wants_grad && self.record,
             watched: false,
+            rectified: false,
         })
     }
 
@@ -183,6 +185,7 @@ impl<'p> Tape<'p> {
         }
         self.push(Node {
             name: op.name(),
+            rectified: op.rectified(),
             op: if wants_grad { Some(Box::new(op)) } else { None },
             inputs: inputs.iter().map(|v| v.id).collect(),
             y,
@@ -283,6 +286,11 @@ impl<'t> Var<'t> {
     /// The tape that recorded it.
     pub fn tape(self) -> &'t Tape<'t> {
         self.tape
+    }
+
+    /// Whether it is the result of an op that says so of itself ([`Op::rectified`]).
+    pub(crate) fn rectified(self) -> bool {
+        self.tape.nodes.borrow()[self.id as usize].rectified
     }
 
     /// The value without its history: a constant.

@@ -121,6 +121,10 @@ impl Op for ConvPair {
         }, gpu => self.backward_gpu(gpu, x, &y[0], dy, dx));
     }
 
+    fn rectified(&self) -> bool {
+        true
+    }
+
     fn cost(&self, x: &[Tensor], y: &Tensor) -> Cost {
         let d = Dims::of(x);
         let images = on_device!(y.device(), T => {

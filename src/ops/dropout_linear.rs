@@ -6,6 +6,7 @@
 //! in the products' shared memory.
 
 mod launches;
+mod sparse;
 
 use super::{Activation, Cost, Keep, Op, linear, live::live_rows, size};
 use crate::{
@@ -25,6 +26,8 @@ struct DropoutLinear {
     calls: Vec<(usize, Keep)>,
     live: Option<Tensor>,
     activation: Activation,
+    /// Whether the zeros of x̂ are left out on a CPU.
+    sparse: bool,
 }
 
 /// Several dropout calls through one linear layer: inputs `[N, K]` each, w `[O, K]`, b `[O]` → `[calls·N, O]`, call by call.
@@ -41,7 +44,8 @@ pub fn dropout_linear<'t>(
     live: Option<&Tensor>,
 ) -> Var<'t> {
     assert!(calls.iter().all(|(i, _)| *i < inputs.len()), "dropout_linear: a call names an input that is not there");
-    let op = DropoutLinear { calls, live: live.cloned(), activation };
+    let sparse = inputs.iter().all(|x| x.rectified()) && calls.iter().all(|(_, keep)| sparse::pays(keep));
+    let op = DropoutLinear { calls, live: live.cloned(), activation, sparse };
     w.tape().apply(op, &[&[w, b], inputs].concat())
 }
 
@@ -126,6 +130,10 @@ impl Op for DropoutLinear {
                 cpu::with_scratch(2 * rows.len() * width, |scratch: &mut [T]| {
                     let (factors, kept) = scratch.split_at_mut(rows.len() * width);
                     cpu::simd(#[inline(always)] || self.gather(d, &rows, x, (from, width), factors, kept));
+                    if self.sparse {
+                        let weight = weight.columns(from, width);
+                        return sparse::forward(sparse::Piece { rows: rows.len(), width, weight, outputs: d.o }, kept, part);
+                    }
                     let kept = Matrix::new(kept, rows.len(), width);
                     // SAFETY: `part` is this task's own.
                     unsafe {
@@ -161,6 +169,7 @@ impl Op for DropoutLinear {
             let (dw, rest) = dx.split_first_mut().unwrap();
             let (db, inputs) = rest.split_first_mut().unwrap();
             let dz = linear::undo(&compact(y[0].slice()), &compact(dy.slice()), self.activation, db, d.o);
+            let panels = if self.sparse { sparse::panels(&dz, rows.len(), d.o) } else { vec![] };
             let dz = Matrix::new(&dz, rows.len(), d.o);
             let weight = Matrix::new(x[0].slice::<T>(), d.o, d.k);
             let dw = dw.as_mut().map(|slot| Output::new(slot.add::<T>(), d.o, d.k));
@@ -179,10 +188,16 @@ impl Op for DropoutLinear {
                     cpu::simd(#[inline(always)] || self.gather(d, &rows, x, (from, width), factors, kept));
                     // SAFETY: every task writes only its own columns of `dw` and of the inputs' gradients.
                     unsafe {
-                        if let Some(dw) = &dw {
-                            dw.product_into(0, from, dz.t(), Matrix::new(kept, rows.len(), width), true);
+                        let weight = weight.columns(from, width);
+                        if self.sparse {
+                            let piece = sparse::Piece { rows: rows.len(), width, weight, outputs: d.o };
+                            sparse::backward(piece, kept, &panels, dw.as_ref().map(|dw| (dw, from)));
+                        } else {
+                            if let Some(dw) = &dw {
+                                dw.product_into(0, from, dz.t(), Matrix::new(kept, rows.len(), width), true);
+                            }
+                            Output::new(kept, rows.len(), width).product_into(0, 0, dz, weight, false);
                         }
-                        Output::new(kept, rows.len(), width).product_into(0, 0, dz, weight.columns(from, width), false);
                         for (out, _) in inputs.iter().flatten().filter(|(_, fresh)| *fresh) {
                             (0..d.n).for_each(|image| out.window(image, from, width).fill(T::ZERO));
                         }
