@@ -2,8 +2,8 @@
 //!
 //! One op serves several *calls*: each picks one of the inputs and has a dropout mask of its own, and their results are stacked.
 //! So the weights, which are by far the largest tensor of the model, are read once for all of them. x̂ exists only in pieces of
-//! [`CHUNK`] columns; in the backward it is made again. On the GPU the masks are drawn once, as a bit per element, and x̂ exists only
-//! in the products' shared memory.
+//! [`CHUNK`] columns; in the backward it is made again. A CPU leaves zeros out where they are most of it (`sparse.rs`). On the GPU the
+//! masks are drawn once, as a bit per element, and x̂ exists only in the products' shared memory.
 
 mod launches;
 mod sparse;
