@@ -10,7 +10,7 @@
 use crate::real::Real;
 use pulp::Simd;
 use rayon::prelude::*;
-use std::cell::RefCell;
+use std::{any::TypeId, cell::RefCell};
 
 struct Kernel<F>(F);
 
@@ -177,10 +177,11 @@ macro_rules! lanes {
                 #[inline(always)]
                 #[cfg(target_arch = "x86_64")]
                 fn turned<S: Simd>(_: S, rows: [[Self; SQUARE]; SQUARE]) -> [[Self; SQUARE]; SQUARE] {
-                    if Self::lanes::<S>() < SQUARE {
+                    let has = [TypeId::of::<pulp::x86::V3>(), TypeId::of::<pulp::x86::V4>()];
+                    if !has.contains(&TypeId::of::<S>()) {
                         return plainly_turned(rows);
                     }
-                    // SAFETY: on this kind of processor what has registers of eight numbers has at least these instructions.
+                    // SAFETY: there is an `S` only where there are these instructions.
                     $turned(unsafe { pulp::x86::V3::new_unchecked() }, rows)
                 }
             )?
