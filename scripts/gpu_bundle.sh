@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # scripts/gpu_bundle.sh OUT
 # Builds what scripts/gpu_check.sh runs, for a machine that has a GPU but no Rust: tests, benches, the training program, fixtures.
-# Needs cargo, python3 and strip; the machine with the GPU needs a C library that is not older than this one's.
+# Needs cargo, g++, python3 and strip; the machine with the GPU needs a C library that is not older than this one's.
 set -euo pipefail
 [ $# = 1 ] || { sed -n 2,3p "$0"; exit 2; }
 mkdir -p "$1/bin"
@@ -29,6 +29,12 @@ cargo build --release --message-format=json --example train | collect
 rm -rf "$out/fixtures"
 cp -r tests/fixtures "$out/fixtures"
 cp benches/peer/torch_step.py scripts/gpu_check.sh "$out/"
+
+# What a step should take, to be printed beside what it takes.
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+PROJECT_STEP=$out/bin/step scripts/project.sh "$scratch"
+cp "$scratch/projected.txt" "$out/"
 {
     git describe --always --dirty 2> /dev/null || echo unknown
     rustc --version

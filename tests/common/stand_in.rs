@@ -135,6 +135,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("capture", "graph"),
     ("fail_launch", "0"),
     ("init", "0"),
+    ("nodes", ""),
+    ("only", ""),
 ];
 
 /// Changes a setting of the stand-in; of a real GPU none can be changed.

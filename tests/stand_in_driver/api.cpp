@@ -220,6 +220,11 @@ API cuMemPoolTrimTo(void*, size_t) { return SUCCESS; }
 
 // ---- Copies and fills ---------------------------------------------------------------------------------------------
 
+// For the list of a graph's nodes.
+static std::string describe(const char* what, size_t bytes) {
+    return std::string(", \"") + what + "\": " + std::to_string(bytes);
+}
+
 static Result copy_to_device(uintptr_t to, const void* from, size_t bytes) {
     if (!in_one_allocation(to, bytes)) return bad_range("copy to the device", to, bytes);
     memcpy((void*)to, from, bytes);
@@ -263,7 +268,7 @@ API cuMemcpyDtoHAsync_v2(void* to, uintptr_t from, size_t bytes, void* handle) {
 }
 API cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t bytes, void* handle) {
     LOCKED;
-    return submit(find_stream(handle), [=] { return copy_on_device(to, from, bytes); }, COPY);
+    return submit(find_stream(handle), [=] { return copy_on_device(to, from, bytes); }, COPY, describe("copy", bytes));
 }
 API cuMemcpyPeerAsync(uintptr_t to, void*, uintptr_t from, void*, size_t bytes, void* handle) {
     return cuMemcpyDtoDAsync_v2(to, from, bytes, handle);
@@ -295,7 +300,7 @@ static Result fill(uintptr_t start, T value, size_t count, void* handle) {
         mark_written(start, count * sizeof(T));
         return SUCCESS;
     };
-    return submit(find_stream(handle), work, FILL);
+    return submit(find_stream(handle), work, FILL, describe("fill", count * sizeof(T)));
 }
 API cuMemsetD8Async(uintptr_t start, unsigned char value, size_t count, void* handle) {
     LOCKED;
@@ -517,6 +522,29 @@ static void trust_outputs(const KernelEntry& k, const Parameters& parameters) {
     }
 }
 
+// With a list of kernels that are run, others do nothing.
+static bool is_run(const char* name) {
+    return settings.only.empty() || ("," + settings.only + ",").find("," + std::string(name) + ",") != std::string::npos;
+}
+
+// For the list of a graph's nodes. `numbers` are the parameters that are no pointers, 4 bytes each if they have no more than that.
+static std::string describe(const KernelEntry& k, const Parameters& parameters, uint3 grid, uint3 block, unsigned shared) {
+    if (settings.nodes.empty()) return "";
+    char text[300];
+    snprintf(text, sizeof text, ", \"kernel\": \"%s\", \"grid\": [%u, %u, %u], \"threads\": %u, \"shared\": %u, \"numbers\": [", k.name,
+             grid.x, grid.y, grid.z, block.x * block.y * block.z, shared);
+    std::string numbers;
+    for (int i = 0; i < k.parameters; i++) {
+        const char* at = parameters.bytes.data() + parameters.offsets[i];
+        bool wide = k.bytes[i] == 8;
+        if (k.is_pointer[i] || (k.alignment[i] > 4) != wide) continue;  // a table of pointers
+        for (unsigned byte = 0; byte < k.bytes[i]; byte += wide ? 8 : 4)
+            numbers += (numbers.empty() ? "" : ", ") +
+                       (wide ? std::to_string(*(const uint64_t*)(at + byte)) : std::to_string(*(const int*)(at + byte)));
+    }
+    return text + numbers + "]";
+}
+
 // In how many ways kernels that were launched split the memory of a multiprocessor, as far as they say.
 static std::set<int> splits;
 EXPORTED size_t stand_in_splits() { return splits.size(); }
@@ -538,6 +566,7 @@ API cuLaunchKernel(Function* f, unsigned grid_x, unsigned grid_y, unsigned grid_
         fprintf(stderr, "stand-in GPU: launch %s <<<(%u,%u,%u), (%u,%u,%u), %u>>>\n", k.name, grid.x, grid.y, grid.z,
                 block.x, block.y, block.z, shared);
     auto work = [=] {
+        if (!is_run(k.name)) return SUCCESS;
         std::vector<void*> addresses;
         for (size_t offset : parameters->offsets) addresses.push_back(parameters->bytes.data() + offset);
         addresses.push_back(nullptr);
@@ -546,7 +575,7 @@ API cuLaunchKernel(Function* f, unsigned grid_x, unsigned grid_y, unsigned grid_
             {f, addresses.data(), grid, block, shared, ++launches, parameters->bytes.data(), parameters->bytes.size()});
         return done ? SUCCESS : ILLEGAL_ADDRESS;
     };
-    return submit(s, work, KERNEL);
+    return submit(s, work, KERNEL, describe(k, *parameters, grid, block, shared));
 }
 API cuLaunchCooperativeKernel(Function*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*,
                               void**) {

@@ -49,7 +49,8 @@ Stream* find_stream(void* handle);  // null: no such stream; the handles 0, 1 an
 bool is_capturing(const Stream* stream);
 // As the driver counts the nodes of graphs.
 enum NodeType { KERNEL = 0, COPY = 1, FILL = 2, HOST = 3, EMPTY = 5 };
-Result submit(Stream* stream, std::function<Result()> work, NodeType type);
+// `what`: what it is, for a list of a graph's nodes.
+Result submit(Stream* stream, std::function<Result()> work, NodeType type, std::string what = "");
 // Smaller numbers are more urgent.
 constexpr int LEAST_PRIORITY = 0, GREATEST_PRIORITY = -5;
 Result synchronize(Stream* stream);

@@ -18,7 +18,8 @@ Settings settings;
 std::recursive_mutex api_lock;
 
 static const char* const SETTINGS[] = {"order",      "eager",          "trace",  "quiet",      "devices",
-                                       "capability", "driver_version", "memory", "fail_launch", "capture", "init"};
+                                       "capability", "driver_version", "memory", "fail_launch", "capture", "init",
+                                       "nodes",      "only"};
 
 Settings::Settings() {
     for (const char* name : SETTINGS) {
@@ -47,6 +48,10 @@ bool Settings::set(const std::string& name, const std::string& value) {
     if (name == "capture") {  // graph, chain or none
         capture = value == "graph" ? GRAPH : value == "chain" ? CHAIN : NONE;
         return value == "graph" || value == "chain" || value == "none";
+    }
+    if (name == "nodes" || name == "only") {
+        (name == "nodes" ? nodes : only) = value;
+        return true;
     }
     if (name == "capability") {  // as in 9.0
         int major, minor;
@@ -226,7 +231,7 @@ void* allocate(size_t bytes, int device, bool pinned) {
     a.start = (uintptr_t)(guard - wanted) & ~uintptr_t(wanted % 256 == 0 ? 255 : 15);
     memset((char*)a.start + wanted, SLACK, (uintptr_t)guard - a.start - wanted);
     if (!pinned) {
-        if (wanted <= MAX_POISONED) memset((void*)a.start, POISON, wanted);
+        if (wanted <= MAX_POISONED && settings.only.empty()) memset((void*)a.start, POISON, wanted);
         a.shadow = std::make_unique<Shadow>(wanted);
         in_use[device] += bytes;
     }

@@ -21,6 +21,8 @@ struct Settings {
     uint64_t seed = 1;
     bool eager = false;  // run every operation when it is submitted (default: as late as the API allows)
     bool trace = false;  // print launches
+    std::string nodes;   // file for the nodes of every graph that is made ready, the last one's in the end
+    std::string only;    // kernels that are run, with commas between, on memory of zeros; empty: all of them
     bool quiet = false;  // keep reports for `stand_in_reports`, do not print them
     int devices = 1;
     int driver_version = 13000;

@@ -17,6 +17,7 @@ struct Graph {
         std::vector<size_t> after;
         NodeType type = KERNEL;
         int priority = 0;
+        std::string what;  // members of a JSON object
     };
     std::vector<Node> nodes;
     // While it is captured:
@@ -130,11 +131,11 @@ static void enqueue(Stream* s, Stream::Entry entry) {
         drain(s, s->submitted - QUEUE_LIMIT);
 }
 
-Result submit(Stream* s, std::function<Result()> work, NodeType type) {
+Result submit(Stream* s, std::function<Result()> work, NodeType type, std::string what) {
     if (!s) return INVALID_HANDLE;
     if (s->capture) {
         auto& nodes = s->capture->nodes;
-        nodes.push_back({std::move(work), s->last_nodes, type});
+        nodes.push_back({std::move(work), s->last_nodes, type, 0, std::move(what)});
         s->last_nodes = {nodes.size() - 1};
         // As libraries do that capture more than they are asked for: what comes next comes after both.
         if (type == HOST) {
@@ -433,10 +434,23 @@ API cuGraphKernelNodeSetAttribute(uintptr_t handle, int attribute, const int* va
 static size_t urgent;
 EXPORTED size_t stand_in_urgent_kernels() { return urgent; }
 
+// A JSON object for each node: what it waits for and what it is.
+static void list_nodes(const Graph& g, const std::string& path) {
+    FILE* file = fopen(path.c_str(), "w");
+    if (!file) return report("%s cannot be written", path.c_str());
+    for (const Graph::Node& node : g.nodes) {
+        std::string after;
+        for (size_t i : node.after) after += (after.empty() ? "" : ", ") + std::to_string(i);
+        fprintf(file, "{\"after\": [%s], \"priority\": %d%s}\n", after.c_str(), node.priority, node.what.c_str());
+    }
+    fclose(file);
+}
+
 API cuGraphInstantiateWithFlags(GraphExec** exec, Graph* g, unsigned long long flags) {
     LOCKED;
     enum { USE_NODE_PRIORITY = 8 };
     urgent = 0;
+    if (!settings.nodes.empty()) list_nodes(*g, settings.nodes);
     for (const Graph::Node& node : g->nodes) urgent += flags & USE_NODE_PRIORITY && node.priority != LEAST_PRIORITY;
     *exec = new GraphExec{g->nodes};
     return SUCCESS;
