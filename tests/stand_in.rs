@@ -462,6 +462,28 @@ fn a_graph_does_its_work_at_every_launch() {
 }
 
 #[test]
+fn the_nodes_of_a_graph_are_listed_and_kernels_left_out() {
+    let Some(gpu) = gpu() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nodes");
+    stand_in::set("nodes", path.to_str().unwrap());
+    stand_in::set("only", "something_else");
+    let function = gpu.module(CORRECT, false).load_function("add_one").unwrap();
+    let n = 6i32;
+    let mut y = gpu.stream.clone_htod(&[7f32; 6]).unwrap();
+    let mut copy = gpu.stream.alloc_zeros::<f32>(6).unwrap();
+    gpu.stream.begin_capture(THREAD_LOCAL).unwrap();
+    unsafe { gpu.stream.launch_builder(&function).arg(&mut y).arg(&n).launch(config(2, 32, 64)) }.unwrap();
+    gpu.stream.memcpy_dtod(&y, &mut copy).unwrap();
+    let graph = gpu.stream.end_capture(CUgraphInstantiate_flags(0)).unwrap().unwrap();
+    let kernel = r#"{"after": [], "priority": 0, "kernel": "add_one", "grid": [2, 1, 1], "threads": 32, "shared": 64, "numbers": [6]}"#;
+    let listed = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(listed.lines().collect::<Vec<_>>(), [kernel, r#"{"after": [0], "priority": 0, "copy": 24}"#]);
+    graph.launch().unwrap();
+    assert_eq!(gpu.stream.clone_dtoh(&copy).unwrap(), [7.0; 6]);
+}
+
+#[test]
 fn waiting_and_allocating_while_capturing_is_refused() {
     let Some(gpu) = gpu() else { return };
     let refused = |what: &dyn Fn() -> Option<DriverError>| {
