@@ -216,9 +216,9 @@ fn all_ends(model: &Model, found: &[Vec<f64>]) -> [Vec<f64>; 3] {
     [likelihood, log_weight, drawn]
 }
 
-/// As many drawings as caches like, or as fill a GPU.
+/// As many drawings as share the reading of weights on a CPU (an image's two hundred of the published protocol), or as fill a GPU.
 pub(crate) fn at_once(device: &Device) -> usize {
-    if device.gpu().is_some() { 1024 } else { 64 }
+    if device.gpu().is_some() { 1024 } else { 200 }
 }
 
 /// Images that are drawn several times each, and how.

@@ -29,7 +29,7 @@ struct Node {
     op: Option<Box<dyn Op>>,
     name: &'static str,
     inputs: Vec<u32>,
-    /// `[0]` is the result, the rest is what the op saved for its backward.
+    /// `[0]` is the result, the rest is what the op saved for its backward. Nothing once it is forgotten.
     y: Vec<Tensor>,
     param: Option<ParamId>,
     wants_grad: bool,
@@ -268,7 +268,12 @@ impl<'p> Tape<'p> {
 
     /// The name of the first op whose result is not finite, and which of them it was, for error messages.
     pub fn first_not_finite(&self) -> Option<(&'static str, usize)> {
-        self.nodes.borrow().iter().enumerate().find(|(_, n)| !n.y[0].is_finite()).map(|(i, n)| (n.name, i))
+        self.nodes
+            .borrow()
+            .iter()
+            .enumerate()
+            .find(|(_, n)| n.y.first().is_some_and(|y| !y.is_finite()))
+            .map(|(i, n)| (n.name, i))
     }
 }
 
@@ -296,6 +301,14 @@ impl<'t> Var<'t> {
     /// The value without its history: a constant.
     pub fn detach(self) -> Var<'t> {
         self.tape.constant(self.value())
+    }
+
+    /// Frees the value, which nobody asks for again, unless a backward pass needs it.
+    pub(crate) fn forget(self) {
+        let node = &mut self.tape.nodes.borrow_mut()[self.id as usize];
+        if node.op.is_none() && !node.wants_grad {
+            node.y.clear();
+        }
     }
 
     /// Asks [`Tape::backward`] to keep this value's gradient. Returns the same value.

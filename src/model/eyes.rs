@@ -205,6 +205,10 @@ impl Eyes {
         }
         let embeddings =
             cnn.embed(&convolved, made.iter().map(|(_, place, keep)| (*place, keep.clone())).collect(), live);
+        // They are the largest values of a pass; only that of the target is looked at again.
+        for (_, convolved) in images.iter().zip(&convolved).filter(|(image, _)| **image != (Image::Target, false)) {
+            convolved.forget();
+        }
         for ((call, _, keep), embedding) in made.iter().zip(embeddings) {
             let embedding = match copies {
                 1 => embedding,
