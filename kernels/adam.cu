@@ -26,6 +26,7 @@ KERNEL __launch_bounds__(256) lengths(const REAL* g, const REAL* v, REAL* length
 // `lengths` [2·parts] of above (or null), gradients longer than `clip` times what is usual become so long.
 KERNEL __launch_bounds__(256) adam(const REAL* g, const REAL* healthy, REAL* p, REAL* m, REAL* v, int n, REAL rate, u64 update,
                                    const unsigned* clock, u64 warmup, u64 updates, REAL end, const REAL* lengths, int parts, REAL clip) {
+    __shared__ REAL corrections[2];
     if (healthy && healthy[0] == (REAL)0) return;
     double t = (double)clock_step(update, clock);
     REAL shorter = (REAL)1;
@@ -36,14 +37,17 @@ KERNEL __launch_bounds__(256) adam(const REAL* g, const REAL* healthy, REAL* p, 
         double longest = (double)clip * (double)clip * usual;
         if (squares > longest) shorter = (REAL)sqrt(longest / squares);
     }
-    REAL correct1 = (REAL)(1.0 / (1.0 - pow(BETA1, t))), correct2 = (REAL)(1.0 / (1.0 - pow(BETA2, t)));
-    rate *= (REAL)schedule(t, warmup, updates, end);
+    // Powers in double precision are slow, so two threads take them for all.
+    if (threadIdx.x == 0) corrections[0] = rate * (REAL)schedule(t, warmup, updates, end) * (REAL)(1.0 / (1.0 - pow(BETA1, t)));
+    if (threadIdx.x == WARP) corrections[1] = (REAL)(1.0 / (1.0 - pow(BETA2, t)));
+    __syncthreads();
+    REAL step = corrections[0], correct2 = corrections[1];
     for (long long i = first_element(); i < n; i += element_stride()) {
         REAL grad = shorter * g[i];
         REAL mean = (REAL)BETA1 * m[i] + (REAL)(1.0 - BETA1) * grad;
         REAL square = (REAL)BETA2 * v[i] + (REAL)(1.0 - BETA2) * (grad * grad);
         m[i] = mean;
         v[i] = square;
-        p[i] -= rate * correct1 * mean / (sqrt(square * correct2) + (REAL)EPS);
+        p[i] -= step * mean / (sqrt(square * correct2) + (REAL)EPS);
     }
 }

@@ -8,11 +8,19 @@
 // neighbours of a row need (column is a multiple of 4; 0 outside), `value(held, out)` gives them later, when that has arrived.
 
 // A block's threads (warps, with tensor cores) form slices; each multiplies its own share of a stage's inner elements.
+//
+// Thin is for results so small that time is spent waiting: more blocks, and few stages, of which each is a wait for memory.
+struct Thin {
+    static constexpr bool PACKED = false;
+    static constexpr int BM = THIN_M, BN = THIN_N, BK = THIN_K;
+    static constexpr int TM = 4, TN = 4, THREAD_SLICES = 16, UNROLL = 2;  // a thread's part of the tile
+    static constexpr int WARPS_M = 1, WARPS_N = 1, WARP_SLICES = 8;       // how many warps share the tile
+};
 struct Small {
     static constexpr bool PACKED = false;
     static constexpr int BM = SMALL_M, BN = SMALL_N, BK = SMALL_K;
-    static constexpr int TM = 4, TN = 4, THREAD_SLICES = 4, UNROLL = 2;  // a thread's part of the tile
-    static constexpr int WARPS_M = 2, WARPS_N = 2, WARP_SLICES = 2;      // how many warps share the tile
+    static constexpr int TM = 4, TN = 4, THREAD_SLICES = 4, UNROLL = 2;
+    static constexpr int WARPS_M = 2, WARPS_N = 2, WARP_SLICES = 2;
 };
 struct Large {
     static constexpr bool PACKED = true;
@@ -25,7 +33,9 @@ struct Large {
 #define STRIDE(side) ((side) + STAGE_PAD)
 #define TILE_STRIDE(Tile) (Tile::BN + TILE_PAD)
 // Columns are swapped by k, so that a transposing store meets different banks; groups of 8 columns stay together.
-__device__ __forceinline__ int swapped(int column, int k) { return column ^ ((k >> 2 & 3) << 3); }
+template <int SIDE> __device__ __forceinline__ int swapped(int column, int k) {
+    return column ^ ((k >> 2 & (SIDE < 32 ? SIDE / 8 - 1 : 3)) << 3);
+}
 
 // Four numbers from or to an address aligned to 16 bytes.
 __device__ __forceinline__ void load4(const REAL* from, REAL out[4]) {
@@ -103,10 +113,10 @@ template <class Tile, int SIDE, bool BY_K, class Source> struct Stage {
                 for (int i = 0; i < 4; i++) values[i] = roundable<BF16_BITS>(values[i]);
             if constexpr (BY_K) {
                 int side = side_of(v), k = k_of(v);
-                for (int i = 0; i < 4; i++) to[(k + i) * STRIDE(SIDE) + swapped(side, k)] = values[i];
+                for (int i = 0; i < 4; i++) to[(k + i) * STRIDE(SIDE) + swapped<SIDE>(side, k)] = values[i];
             } else {
                 int k = v / (SIDE / 4), side = v % (SIDE / 4) * 4;
-                store4(to + k * STRIDE(SIDE) + swapped(side, k), values);
+                store4(to + k * STRIDE(SIDE) + swapped<SIDE>(side, k), values);
             }
         }
     }
@@ -131,9 +141,9 @@ template <class Tile> struct Scalar {
             int k = slice() * SHARE + kk;
             alignas(16) REAL left[M * 4], right[N * 4];
 #pragma unroll
-            for (int q = 0; q < M; q++) load4(a + k * STRIDE(Tile::BM) + swapped(row(4 * q), k), left + 4 * q);
+            for (int q = 0; q < M; q++) load4(a + k * STRIDE(Tile::BM) + swapped<Tile::BM>(row(4 * q), k), left + 4 * q);
 #pragma unroll
-            for (int q = 0; q < N; q++) load4(b + k * STRIDE(Tile::BN) + swapped(column(4 * q), k), right + 4 * q);
+            for (int q = 0; q < N; q++) load4(b + k * STRIDE(Tile::BN) + swapped<Tile::BN>(column(4 * q), k), right + 4 * q);
 #pragma unroll
             for (int i = 0; i < M * 4; i++)
 #pragma unroll
@@ -163,9 +173,9 @@ template <class Tile, int MATH> struct Warp {
     __device__ __forceinline__ int column() const { return threadIdx.x / WARP % Tile::WARPS_N * (N * 8); }
 
     // The words (side, k + lane % 4) and (side, k + lane % 4 + 4), and for bf16 those 8 further on, packed.
-    static __device__ __forceinline__ void words(const float* s, int stride, int side, int k, unsigned& first, unsigned& second) {
+    template <int SIDE> static __device__ __forceinline__ void words(const float* s, int side, int k, unsigned& first, unsigned& second) {
         k += threadIdx.x % 4;
-        auto at = [&](int k) { return s[k * stride + swapped(side, k)]; };
+        auto at = [&](int k) { return s[k * STRIDE(SIDE) + swapped<SIDE>(side, k)]; };
         if constexpr (MATH == TF32) {
             first = __float_as_uint(at(k));
             second = __float_as_uint(at(k + 4));
@@ -183,12 +193,12 @@ template <class Tile, int MATH> struct Warp {
             unsigned left[M][4], right[N][2];
 #pragma unroll
             for (int i = 0; i < M; i++) {
-                words(a, STRIDE(Tile::BM), row() + 16 * i, k, left[i][0], left[i][2]);
-                words(a, STRIDE(Tile::BM), row() + 16 * i + 8, k, left[i][1], left[i][3]);
+                words<Tile::BM>(a, row() + 16 * i, k, left[i][0], left[i][2]);
+                words<Tile::BM>(a, row() + 16 * i + 8, k, left[i][1], left[i][3]);
             }
 #pragma unroll
             for (int j = 0; j < N; j++)
-                words(b, STRIDE(Tile::BN), column() + 8 * j + threadIdx.x % WARP / 4, k, right[j][0], right[j][1]);
+                words<Tile::BN>(b, column() + 8 * j + threadIdx.x % WARP / 4, k, right[j][0], right[j][1]);
 #pragma unroll
             for (int i = 0; i < M; i++)
 #pragma unroll
@@ -236,11 +246,26 @@ __device__ __forceinline__ void product_of(const A& a, const B& b, int m, int n,
         }
         __syncthreads();
     }
-    // The shares of the slices, added in their order.
-    for (int slice = 0; slice < Sums::slices; slice++) {
-        if (sums.slice() == slice)
-            sums.each([&](int row, int column, REAL sum) { put(shared, row * TILE_STRIDE(Tile) + column, sum, slice > 0); });
+    // The shares of the slices, added in their order: side by side where there is room for all.
+    constexpr int TILE = Tile::BM * TILE_STRIDE(Tile);
+    if constexpr (Sums::slices * TILE <= 2 * SIZE) {
+        REAL* own = shared + sums.slice() * TILE;
+        sums.each([&](int row, int column, REAL sum) { own[row * TILE_STRIDE(Tile) + column] = sum; });
         __syncthreads();
+        for (int i = threadIdx.x; i < Tile::BM * Tile::BN; i += 256) {
+            REAL* at = shared + i / Tile::BN * TILE_STRIDE(Tile) + i % Tile::BN;
+            REAL sum = at[0];
+#pragma unroll
+            for (int slice = 1; slice < Sums::slices; slice++) sum += at[slice * TILE];
+            at[0] = sum;
+        }
+        __syncthreads();
+    } else {
+        for (int slice = 0; slice < Sums::slices; slice++) {
+            if (sums.slice() == slice)
+                sums.each([&](int row, int column, REAL sum) { put(shared, row * TILE_STRIDE(Tile) + column, sum, slice > 0); });
+            __syncthreads();
+        }
     }
 }
 
@@ -258,7 +283,7 @@ __device__ __forceinline__ void product(int math, const A& a, const B& b, int m,
 // Writes `value(row, column, sum)` for the part of the tile at (m, n) that lies in the matrix `out`, or adds it.
 template <class Tile, class F>
 __device__ __forceinline__ void write_tile(const REAL* tile, int m, int n, REAL* out, int rows, int columns, int add, F value) {
-    constexpr int TOGETHER = 4, STEP = 256 / Tile::BN;  // the reads of several rows are under way at once
+    constexpr int STEP = 256 / Tile::BN, TOGETHER = Tile::BM / STEP < 4 ? Tile::BM / STEP : 4;  // the reads of several rows are under way at once
     int column = threadIdx.x % Tile::BN;
     if (n + column >= columns) return;
     for (int row = threadIdx.x / Tile::BN; row < Tile::BM; row += TOGETHER * STEP) {

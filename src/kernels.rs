@@ -36,6 +36,9 @@ defines! {
         TANH: usize = 1;
         RELU: usize = 2;
         /// Rows, columns and inner elements of the tiles that a block computes from a stage.
+        THIN_M: usize = 16;
+        THIN_N: usize = 16;
+        THIN_K: usize = 128;
         SMALL_M: usize = 32;
         SMALL_N: usize = 32;
         SMALL_K: usize = 64;

@@ -122,6 +122,69 @@ fn kernels_that_others_wait_for_are_urgent_and_all_split_their_memory_alike() {
     assert_eq!(stand_in::splits(), 1);
 }
 
+/// A node of a captured step as the stand-in lists it: its kernel, and the nodes that it comes after, directly or not.
+struct Listed {
+    kernel: String,
+    after: Vec<bool>,
+}
+
+fn listed(path: &Path) -> Vec<Listed> {
+    let mut nodes: Vec<Listed> = vec![];
+    for line in std::fs::read_to_string(path).unwrap().lines() {
+        let node: serde_json::Value = serde_json::from_str(line).unwrap();
+        let mut after = vec![false; nodes.len()];
+        for i in node["after"].as_array().unwrap().iter().map(|i| i.as_u64().unwrap() as usize) {
+            after[i] = true;
+            after.iter_mut().zip(&nodes[i].after).for_each(|(a, b)| *a |= b);
+        }
+        nodes.push(Listed { kernel: node["kernel"].as_str().unwrap_or_default().into(), after });
+    }
+    nodes
+}
+
+#[test]
+fn reports_do_not_hold_up_the_update_and_wide_weights_are_formed_together() {
+    let Some(_alone) = prepare() else { return };
+    if !stand_in::is_stand_in() {
+        return println!("skipped: a real GPU does not tell");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nodes");
+    stand_in::set("nodes", path.to_str().unwrap());
+    trainer(&cuda(DType::F32), Placement::Warp).run_steps(3).unwrap();
+    let nodes = listed(&path);
+    let all = |name: &str| -> Vec<usize> {
+        let found: Vec<usize> = (0..nodes.len()).filter(|&i| nodes[i].kernel.starts_with(name)).collect();
+        assert!(!found.is_empty(), "no kernel is called {name}");
+        found
+    };
+    let comes_after =
+        |one: &str, other: &str| all(one).iter().any(|&i| all(other).iter().any(|&j| j < i && nodes[i].after[j]));
+    // Whether all is well is known before the parameters change; the sums of the report need nothing of the gradients.
+    assert!(comes_after("adam", "verdict") && comes_after("verdict", "square_sums"));
+    assert!(!comes_after("totals", "square_sums"));
+    // Launches that write a large gradient: one for eight calls of each of the two networks that see.
+    let (forward, weights) = (all("dropout_linear_fwd").len(), all("dropout_linear_weights").len());
+    println!("{forward} launches forward, {weights} for the gradient of the weights");
+    assert!(3 * weights <= forward, "{weights} of {forward}");
+}
+
+#[test]
+fn empty_images_are_trained_on_in_every_math_mode() {
+    let Some(_alone) = prepare() else { return };
+    // What is left of one, divided by all of it, is as large as numbers go: rounding must not make it infinite.
+    let mut images = images();
+    images.pixels.chunks_mut(16 * 16).step_by(2).for_each(|image| image.fill(0));
+    for math in [MathMode::F32, MathMode::Tf32, MathMode::Bf16] {
+        let device = Device::cuda(0, DType::F32, math).unwrap_or_else(|e| panic!("{e}"));
+        let mut trainer = Trainer::new(&tiny(Placement::Warp), settings(), images.clone(), &device).unwrap();
+        let reports = trainer.run_steps(6).unwrap_or_else(|e| panic!("{math}: {e}"));
+        assert!(
+            trainer.graph().is_some() && reports.iter().all(|report| report.values().iter().all(|x| x.is_finite()))
+        );
+    }
+}
+
 #[test]
 fn a_step_that_cannot_be_captured_is_made_in_another_way_with_one_line() {
     let Some(_alone) = prepare() else { return };

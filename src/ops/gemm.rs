@@ -8,11 +8,41 @@ use crate::{
     kernels::gemm::*,
 };
 
+/// The tiles of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tile {
+    /// For results that are small, too.
+    Thin,
+    Small,
+    /// They need operands that are read 16 bytes at a time.
+    Large,
+}
+
+impl Tile {
+    /// Rows, columns and inner elements.
+    fn sides(self) -> [usize; 3] {
+        match self {
+            Tile::Thin => [THIN_M, THIN_N, THIN_K],
+            Tile::Small => [SMALL_M, SMALL_N, SMALL_K],
+            Tile::Large => [LARGE_M, LARGE_N, LARGE_K],
+        }
+    }
+
+    /// Along the rows and the columns of a result.
+    fn tiles(self, rows: usize, columns: usize) -> [usize; 2] {
+        let [m, n, _] = self.sides();
+        [rows.div_ceil(m), columns.div_ceil(n)]
+    }
+
+    fn count(self, rows: usize, columns: usize) -> usize {
+        self.tiles(rows, columns).iter().product()
+    }
+}
+
 /// How a product is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// Large tiles, which need operands that are read 16 bytes at a time; else small ones.
-    large: bool,
+    tile: Tile,
     /// Parts of the inner dimension, each of `chunk` elements but the last.
     pub parts: usize,
     /// A multiple of 16.
@@ -27,14 +57,8 @@ const ENOUGH: usize = 32;
 const LONG: usize = 4096;
 const SHORTEST_CHUNK: usize = 128;
 
-fn tiles(large: bool, rows: usize, columns: usize) -> [usize; 2] {
-    let [m, n] = if large { [LARGE_M, LARGE_N] } else { [SMALL_M, SMALL_N] };
-    [rows.div_ceil(m), columns.div_ceil(n)]
-}
-
-fn large_tiles(rows: usize, columns: usize) -> usize {
-    tiles(true, rows, columns).iter().product()
-}
+/// More thin tiles than this do not run at once, and small ones read less.
+const CROWDED: usize = 2 * BUSY;
 
 /// Whether the rows of matrices with these numbers of columns, all in these tensors, can be read 16 bytes at a time.
 pub(crate) fn packed(columns: &[usize], tensors: &[&Tensor]) -> bool {
@@ -44,39 +68,46 @@ pub(crate) fn packed(columns: &[usize], tensors: &[&Tensor]) -> bool {
 impl Plan {
     /// For one product `rows`×`inner` · `inner`×`columns`.
     pub fn one(packed: bool, rows: usize, columns: usize, inner: usize) -> Self {
-        let blocks = large_tiles(rows, columns);
+        let blocks = Tile::Large.count(rows, columns);
         let parts = if inner < LONG { 1 } else { (BUSY / blocks.max(1)).clamp(1, inner / SHORTEST_CHUNK) };
         let chunk = inner.div_ceil(parts).next_multiple_of(LARGE_K).max(LARGE_K);
         let parts = inner.div_ceil(chunk).max(1);
-        Plan { large: packed && blocks * parts >= ENOUGH, parts, chunk }
+        let tile = if packed && blocks * parts >= ENOUGH { Tile::Large } else { Tile::Small };
+        Plan { tile, parts, chunk }
     }
 
     /// For results of these `[rows, columns]` by one launch.
     pub fn several(packed: bool, results: &[[usize; 2]]) -> Self {
         let large = packed
             && !results.is_empty()
-            && results.iter().all(|&[rows, columns]| large_tiles(rows, columns) >= ENOUGH);
-        Plan { large, parts: 1, chunk: 0 }
+            && results.iter().all(|&[rows, columns]| Tile::Large.count(rows, columns) >= ENOUGH);
+        Plan { tile: if large { Tile::Large } else { Tile::Small }, parts: 1, chunk: 0 }
+    }
+
+    /// With thin tiles instead of small ones, where this result has so few of them that most of a card would wait for the rest.
+    pub fn or_thin(self, rows: usize, columns: usize) -> Self {
+        let few = self.parts == 1 && Tile::Thin.count(rows, columns) <= CROWDED;
+        if self.tile == Tile::Small && few { Plan { tile: Tile::Thin, ..self } } else { self }
     }
 
     /// Tiles along the rows and the columns of a result.
     pub fn tiles(self, rows: usize, columns: usize) -> [usize; 2] {
-        tiles(self.large, rows, columns)
+        self.tile.tiles(rows, columns)
     }
 
     /// Whether its tiles are the large ones.
     pub fn is_large(self) -> bool {
-        self.large
+        self.tile == Tile::Large
     }
 
-    /// The kernel for its tiles, of `[small, large]`.
-    pub fn kernel(self, names: [&'static str; 2]) -> &'static str {
-        names[self.large as usize]
+    /// The kernel for its tiles, of `[thin, small, large]`, or of the last two where they are not thin.
+    pub fn kernel<const N: usize>(self, names: [&'static str; N]) -> &'static str {
+        names[N + self.tile as usize - 3]
     }
 
     /// Threads and shared memory of such a kernel.
     pub fn launch(self, gpu: &Gpu, grid: [usize; 3]) -> Launch {
-        let [m, n, k] = if self.large { [LARGE_M, LARGE_N, LARGE_K] } else { [SMALL_M, SMALL_N, SMALL_K] };
+        let [m, n, k] = self.tile.sides();
         // The tile of the result, or two stages of both operands, whichever is more.
         let numbers = (m * (n + TILE_PAD)).max(2 * k * (m + STAGE_PAD + n + STAGE_PAD));
         Launch::grid(grid, 256).shared(numbers * gpu.dtype().bytes())
@@ -147,9 +178,17 @@ mod tests {
         for calls in 1..=3 {
             let plan = Plan::one(true, 64 * calls, 256, 33856);
             let blocks = plan.tiles(64 * calls, 256).iter().product::<usize>() * plan.parts;
-            assert!(plan.large && (132..=BUSY).contains(&blocks), "{plan:?}: {blocks} blocks");
+            assert!(plan.is_large() && (132..=BUSY).contains(&blocks), "{plan:?}: {blocks} blocks");
         }
-        assert!(!Plan::one(true, 64, 768, 800).large);
-        assert!(!Plan::one(false, 64, 256, 33856).large);
+        assert!(!Plan::one(true, 64, 768, 800).is_large());
+        assert!(!Plan::one(false, 64, 256, 33856).is_large());
+    }
+
+    #[test]
+    fn results_of_few_tiles_get_more_and_thinner_ones() {
+        let tile = |rows, columns, inner| Plan::one(true, rows, columns, inner).or_thin(rows, columns).tile;
+        assert_eq!([tile(64, 256, 256), tile(64, 768, 260), tile(5, 1, 7)], [Tile::Thin; 3]);
+        assert_eq!([tile(1000, 256, 30), tile(64, 256, 33856)], [Tile::Large; 2]);
+        assert_eq!(Plan::one(false, 1000, 256, 30).or_thin(1000, 256).tile, Tile::Small);
     }
 }

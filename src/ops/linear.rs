@@ -111,7 +111,7 @@ pub(super) fn finish_gpu(
     gpu.launch(
         "linear",
         "linear_finish",
-        Launch::elements(rows * o),
+        Launch::grid([(rows * o).div_ceil(32), 1, 1], 256),
         args![sums, bias, Arg::input(live), y, parts, rows, images, o, activation.arg()],
     );
 }
@@ -143,12 +143,12 @@ impl Linear {
             return self.forward_naive(gpu, cx, x, y);
         }
         let (n, i, o) = dims(x);
-        let plan = Plan::one(gemm::packed(&[i], &[&x[0], &x[1]]), n, o, i);
+        let plan = Plan::one(gemm::packed(&[i], &[&x[0], &x[1]]), n, o, i).or_thin(n, o);
         let [down, across] = plan.tiles(n, o);
         let sums = if plan.parts == 1 { y.clone() } else { Tensor::empty(cx, &[plan.parts, n, o]) };
         gpu.launch(
             "linear",
-            plan.kernel(["linear_fwd_small", "linear_fwd_large"]),
+            plan.kernel(["linear_fwd_thin", "linear_fwd_small", "linear_fwd_large"]),
             plan.launch(gpu, [down, across, plan.parts]),
             args![&x[0], &x[1], &x[2], sums.out(), n, i, o, plan.chunk, self.0.arg(), gemm::math(gpu)],
         );
@@ -178,10 +178,13 @@ impl Linear {
         }
         let (n, i, o) = dims(x);
         let results = [[n, i], [o, i]];
-        let wanted: Vec<[usize; 2]> = (0..2).filter(|&s| slots[s].is_some()).map(|s| results[s]).collect();
-        let plan = Plan::several(gemm::packed(&[i, o], &[&x[0], &x[1]]), &wanted);
-        let blocks: usize =
-            wanted.iter().map(|&[rows, columns]| plan.tiles(rows, columns).iter().product::<usize>()).sum();
+        let wanted: Vec<usize> = (0..2).filter(|&s| slots[s].is_some()).collect();
+        let sizes: Vec<[usize; 2]> = wanted.iter().map(|&s| results[s]).collect();
+        let plan = Plan::several(gemm::packed(&[i, o], &[&x[0], &x[1]]), &sizes);
+        // What others wait for is dx, and it has fewer tiles.
+        let plans = [plan.or_thin(n, i), plan];
+        let tiles = |&s: &usize| plans[s].tiles(results[s][0], results[s][1]).iter().product::<usize>();
+        let blocks: usize = wanted.iter().map(tiles).sum();
         let [[dx, add_dx], [dw, add_dw]] = [grad(&mut slots[0]), grad(&mut slots[1])];
         let for_bias = if slots[2].is_some() { o.div_ceil(32) } else { 0 };
         let [db, add_db] = grad(&mut slots[2]);
@@ -192,9 +195,10 @@ impl Linear {
             let args = args![&x[0], &x[1], &dz, dx, add_dx, dw, add_dw, n, i, o, math];
             gpu.launch("linear", "linear_bwd_large", launch, args);
         } else {
-            let launch = plan.launch(gpu, [blocks + for_bias, 1, 1]);
+            // Thin tiles need more memory than small ones.
+            let launch = plans[0].launch(gpu, [blocks + for_bias, 1, 1]);
             let args = args![&x[0], &x[1], y, dy, dx, add_dx, dw, add_dw, db, add_db, n, i, o, self.0.arg(), math];
-            gpu.launch("linear", "linear_bwd_small", launch, args);
+            gpu.launch("linear", plans[0].kernel(["linear_bwd_thin", "linear_bwd_small", ""]), launch, args);
         }
     }
 }

@@ -87,7 +87,8 @@ pub fn small() -> Vec<Case> {
     use Activation::{None, Relu, Tanh};
     let (tf32, bf16) = (MathMode::Tf32, MathMode::Bf16);
     vec![
-        // Small tiles: whole, with tails, and smaller than one; rows that cannot be read 16 bytes at a time.
+        // Thin tiles, and small ones for the gradient of the weights: whole, with tails, and smaller than one; one stage and several;
+        // rows that cannot be read 16 bytes at a time.
         linear([64, 64, 32], Tanh),
         linear([33, 70, 41], None),
         linear([33, 70, 41], Relu),
@@ -97,6 +98,10 @@ pub fn small() -> Vec<Case> {
         linear([40, 36, 65], Tanh).with_math(bf16, 2e-2),
         linear([5, 30, 7], None).with_math(tf32, 2e-3),
         linear([5, 30, 7], None).with_math(bf16, 2e-2),
+        linear([18, 260, 132], Tanh).with_math(tf32, 2e-3),
+        // Small tiles, forward and for the gradient of the input: too many thin ones, and rows that rule out large ones.
+        linear([1100, 33, 131], Tanh),
+        linear([1100, 131, 33], Tanh).with_math(tf32, 2e-3),
         // Large tiles: forward of many rows; then a wide layer, cut into parts forward, with tails in every direction.
         linear([2050, 12, 12], Tanh),
         linear([2050, 12, 12], Tanh).with_math(tf32, 2e-3),
