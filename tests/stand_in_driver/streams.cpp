@@ -135,13 +135,16 @@ Result submit(Stream* s, std::function<Result()> work, NodeType type, std::strin
     if (!s) return INVALID_HANDLE;
     if (s->capture) {
         auto& nodes = s->capture->nodes;
-        nodes.push_back({std::move(work), s->last_nodes, type, 0, std::move(what)});
-        s->last_nodes = {nodes.size() - 1};
-        // As libraries do that capture more than they are asked for: what comes next comes after both.
+        std::vector<size_t> after = s->last_nodes;
+        s->last_nodes.clear();
+        // As libraries do that capture more than they are asked for: what comes next comes after both, the work and what is before it.
         if (type == HOST) {
-            nodes.push_back({[] { return SUCCESS; }, {nodes.size() - 1}, EMPTY});
-            s->last_nodes.push_back(nodes.size() - 1);
+            nodes.push_back({[] { return SUCCESS; }, after, EMPTY});
+            after = {nodes.size() - 1};
+            s->last_nodes = after;
         }
+        nodes.push_back({std::move(work), after, type, 0, std::move(what)});
+        s->last_nodes.push_back(nodes.size() - 1);
         return SUCCESS;
     }
     enqueue(s, {std::move(work)});
