@@ -53,7 +53,7 @@ KERNEL __launch_bounds__(256) linear_finish(const REAL* __restrict__ sums, const
     y[i] = stands ? (REAL)0 : activated(act, sum + b[i % outputs]);
 }
 
-// Two kinds of blocks: tiles of dx = dz·W, then tiles of dW = dzᵀ·x; a null pointer has none. Returns how many they are.
+// Two kinds of blocks: tiles (TileX) of dx = dz·W, then tiles of dW = dzᵀ·x; a null pointer has none. Returns how many they are.
 template <class TileX, class Tile, class Dz>
 __device__ __forceinline__ int backward(const Dz& dz, const REAL* x, const REAL* w, REAL* dx, int add_dx, REAL* dw, int add_dw, int n,
                                         int inputs, int outputs, int math, REAL* shared) {

@@ -11,9 +11,9 @@ the urgent first; where those that run want more than one card, the less urgent 
 
     measured   on one H200, commit fcfe2c9 (benches/results/2026-11-26-h200.md): with Nsight Compute, kernel by kernel
     fitted     so that the steps measured there come out. With 64 images, measured and projected ms:
-               published sizes, f32 8.47 8.36, tf32 6.28 6.27, bf16 5.98 5.98, f32 as a chain 14.2 14.4;
-               `hour`, with half the weight, f32 2.91 2.82, tf32 2.63 2.65, bf16 2.54 2.64.
-               What was not fitted comes out shorter than it is: 17.5 instead of 18.3 ms for 256 images of the published sizes in
+               published sizes, f32 8.47 8.35, tf32 6.28 6.26, bf16 5.98 5.97, f32 as a chain 14.2 14.4;
+               `hour`, with half the weight, f32 2.91 2.81, tf32 2.63 2.64, bf16 2.54 2.63.
+               What was not fitted comes out shorter than it is: 17.4 instead of 18.3 ms for 256 images of the published sizes in
                tf32, but 3.7 instead of 5.5 for 256 of `hour` and 9.2 instead of 17.6 for 1,024.
     estimated  from instructions, bytes and rates of the card
 """
@@ -239,7 +239,8 @@ def main():
         way, on_way = longest_way(nodes, costs)
         step = in_a_row(costs) if given.chain else side_by_side(nodes, costs)
         card = sum(us * share for us, share in costs)
-        figures = {"file": path, "math": given.math, "nodes": len(nodes), "ms": step / 1e3, "way_ms": way / 1e3, "way_nodes": len(on_way), "card_ms": card / 1e3}
+        figures = {"math": given.math, "nodes": len(nodes), "ms": step / 1e3}
+        figures |= {"way_ms": way / 1e3, "way_nodes": len(on_way), "card_ms": card / 1e3}
         if given.json:
             print(json.dumps(figures))
         else:
