@@ -156,6 +156,8 @@ impl Method {
 struct Model {
     checkpoint: String,
     sha256: String,
+    #[serde(default)]
+    variant: String,
     seed: u64,
     protocol: Protocol,
 }
@@ -164,6 +166,9 @@ struct Model {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Said {
     method: Method,
+    /// What was last asked of it.
+    #[serde(default)]
+    command: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     model: Option<Model>,
     #[serde(default)]
@@ -346,8 +351,8 @@ fn one_shot(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
     for method in methods {
         let model = loaded.as_ref().and_then(|(path, digest, artist, _)| {
             let protocol = method.protocol(&arguments, artist.model.draws_curves())?;
-            let checkpoint = path.to_string_lossy().into();
-            Some(Model { checkpoint, sha256: digest.clone(), seed: arguments.seed, protocol })
+            let (checkpoint, variant) = (path.to_string_lossy().into(), artist.model.config.variant.to_string());
+            Some(Model { checkpoint, sha256: digest.clone(), variant, seed: arguments.seed, protocol })
         });
         let at = match report.methods.iter().position(|said| said.method == method) {
             Some(at) if same(&report.methods[at].model, &model) => at,
@@ -355,10 +360,11 @@ fn one_shot(arguments: Arguments, screen: &Screen) -> Result<ExitCode> {
                 return Err(other(&json, &format!("another model or protocol for the method {}", method.name())));
             }
             None => {
-                report.methods.push(Said { method, model: model.clone(), runs: vec![] });
+                report.methods.push(Said { method, command: String::new(), model: model.clone(), runs: vec![] });
                 report.methods.len() - 1
             }
         };
+        report.methods[at].command.clone_from(&report.command);
         let done = report.methods[at].runs.len();
         match method.classic() {
             Some(classic) => {

@@ -139,6 +139,12 @@ fn the_program_compares_methods_and_goes_on_where_it_was_stopped() {
         let picture = image::open(folder.path().join(format!("one_shot-{method}.png"))).unwrap();
         assert!(picture.width() > 20 * 40 && picture.height() > 8 * 40);
     }
+    // A method keeps the command that was about it.
+    succeeds(&one_shot(folder.path(), &["--method", "affine", "--count", "5", "--resume"]));
+    let third = report(folder.path());
+    let command = |method: usize| third["methods"][method]["command"].as_str().unwrap();
+    assert!(command(0).contains("hausdorff,pixels,affine --count 4"), "{}", command(0));
+    assert!(command(2).contains("--method affine --count 5"), "{}", command(2));
 }
 
 #[test]

@@ -320,10 +320,20 @@ fn one_shot(files: &[&Found]) -> Section {
             let runs = list(summary, "/per_run").count();
             let seconds =
                 number(summary, "/seconds").map_or("–".into(), |s| format!("{:.0}", s / runs.max(1) as f64));
-            let published =
-                published::ONE_SHOT_BASELINES.iter().find(|(method, _)| *method == name).map(|(_, share)| *share);
+            let variant = text(model, "/variant");
+            let published = match (name.as_str(), variant.as_str()) {
+                ("reference", "air") => Some(published::ONE_SHOT[0].1),
+                (_, "" | "dood") => {
+                    published::ONE_SHOT_BASELINES.iter().find(|(method, _)| *method == name).map(|(_, share)| *share)
+                }
+                _ => None,
+            };
+            let what = match variant.as_str() {
+                "" | "dood" => format!("{name} ({})", one.name()),
+                _ => format!("{name}, {variant} ({})", one.name()),
+            };
             rows.push(ours(vec![
-                format!("{name} ({})", one.name()),
+                what.clone(),
                 part("/overall/share"),
                 format!("{} to {}", part("/overall/low"), part("/overall/high")),
                 format!("{} of {}", text(summary, "/overall/right"), text(summary, "/overall/of")),
@@ -331,9 +341,11 @@ fn one_shot(files: &[&Found]) -> Section {
                 seconds,
                 published.map_or("–".into(), percent),
             ]));
+            // Where a file was gone on with, methods have commands of their own.
+            let own = said.map(|said| text(said, "/command")).filter(|command| !command.is_empty());
             ways.push(Made {
-                what: format!("{name} ({})", one.name()),
-                command: text(&one.value, "/command"),
+                what,
+                command: own.unwrap_or_else(|| text(&one.value, "/command")),
                 seed: text(model, "/seed"),
                 checkpoint: text(model, "/checkpoint"),
                 digest: text(model, "/sha256"),

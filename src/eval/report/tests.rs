@@ -27,8 +27,11 @@ fn folder() -> tempfile::TempDir {
     write(
         "known.json",
         json!({ "format": "dood-one-shot", "version": 1, "command": "one_shot",
-                "methods": [{ "method": "reference", "model": { "checkpoint": "o", "sha256": "fedcba9876543210", "seed": 5 } }],
-                "summary": [{ "method": "reference", "overall": share, "per_run": [share], "seconds": 30.0 }] }),
+                "methods": [{ "method": "reference", "command": "one_shot of air",
+                              "model": { "checkpoint": "o", "sha256": "fedcba9876543210", "variant": "air", "seed": 5 } },
+                            { "method": "pixels" }],
+                "summary": [{ "method": "reference", "overall": share, "per_run": [share], "seconds": 30.0 },
+                            { "method": "pixels", "overall": share, "per_run": [share], "seconds": 30.0 }] }),
     );
     write(
         "strokes.json",
@@ -69,7 +72,9 @@ fn every_number_stands_beside_the_published_one_with_how_it_was_measured() {
         "<tr class=\"ours\"><td>mnist (a), 20 particles, refined by 100 updates, 60 images</td><td>7,200.0 ± 1.2</td><td>–</td><td>–</td>",
         "<tr class=\"published\"><td>mnist, published</td><td>7,094.0 ± 57.9</td><td>4,413.9 ± 233.9</td><td>−2,859.4 ± 492.4</td>",
         "<tr class=\"missing\"><td>kmnist</td><td>not measured</td><td>–</td>",
-        "<td>reference (known)</td><td>75.0 %</td><td>53.0 % to 89.0 %</td><td>15 of 20</td><td>1 of 20</td><td>30</td><td>73.5 %</td>",
+        "<td>reference, air (known)</td><td>75.0 %</td><td>53.0 % to 89.0 %</td><td>15 of 20</td><td>1 of 20</td><td>30</td><td>14.5 %</td>",
+        "<td>pixels (known)</td><td>75.0 %</td><td>53.0 % to 89.0 %</td><td>15 of 20</td><td>1 of 20</td><td>30</td><td>21.7 %</td>",
+        "<td>reference, air (known)</td><td><code>one_shot of air</code></td><td>5</td><td><code>o</code></td>",
         "<td>strokes</td><td>mnist</td><td>50</td><td>8</td><td>0.234</td>",
         "<td>latents</td><td>mnist</td><td>kmnist</td><td>10 updates at 0.00001</td><td>75.0 % (53.0 % to 89.0 %)</td><td>80.0 %</td><td>47.8 %</td>",
         "<td>frechet</td><td>mnist</td><td>mnist</td><td>drawn from nothing</td><td>1.500 ± 0.250</td>",
