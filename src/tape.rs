@@ -303,11 +303,10 @@ impl<'t> Var<'t> {
         self.tape.constant(self.value())
     }
 
-    /// Frees the value, which nobody asks for again, unless a backward pass needs it.
+    /// Frees the value, which nobody asks for again, on a tape without a backward pass: in one, ops look at all of their inputs.
     pub(crate) fn forget(self) {
-        let node = &mut self.tape.nodes.borrow_mut()[self.id as usize];
-        if node.op.is_none() && !node.wants_grad {
-            node.y.clear();
+        if !self.tape.record {
+            self.tape.nodes.borrow_mut()[self.id as usize].y.clear();
         }
     }
 
